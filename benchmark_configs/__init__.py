@@ -1,0 +1,1 @@
+"""How models are benchmarked: training recipes, augmentations and protocols."""

@@ -1,0 +1,1 @@
+"""Protocols: which sets a model is trained on and which it is tested on."""

@@ -1,0 +1,1 @@
+"""What can be benchmarked: one card per model and per data set."""

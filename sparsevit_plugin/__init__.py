@@ -1,0 +1,1 @@
+"""SparseViT for IMDLBenCo."""
