@@ -1,1 +1,1 @@
-"""Cli."""
+"""The `benco` command: `main` dispatches, one module a verb."""

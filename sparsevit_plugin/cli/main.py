@@ -1,0 +1,202 @@
+"""The `benco` command: finds the verb, imports its module, and turns bad input into one line.
+
+Nothing here imports torch or IMDLBenCo, so that `benco --help` answers at once.
+"""
+
+import importlib
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sparsevit_plugin.cli.parser import SuggestingParser
+from sparsevit_plugin.errors import UserError, suggest
+from sparsevit_plugin.upstream import silence_known_warnings
+
+USER_ERROR = 2
+INTERRUPTED = 130  # what a shell reports for SIGINT
+BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One word of the command line.
+
+    Attributes:
+        summary: One line for the list of verbs.
+        module: Module below `sparsevit_plugin.cli`. It offers `run(argv) -> int` where it has a
+            parser of its own, else `add_arguments(parser)` and `run(args) -> int`.
+        own_parser: Whether the module reads the argument list itself.
+        parts: The second words of a verb that has them.
+    """
+
+    summary: str
+    module: str = ""
+    own_parser: bool = False
+    parts: "dict[str, Verb] | None" = None
+
+
+VERBS = {
+    "train": Verb("train a registered model", "train", own_parser=True),
+    "test": Verb(
+        "test a checkpoint on image sets and store a row per image", "test", own_parser=True
+    ),
+    "table": Verb("make tables from stored results", "table"),
+    "data": Verb(
+        "make and check image sets",
+        parts={
+            "check": Verb("check the images and masks of a data path", "data_check"),
+            "make": Verb("make a manipulation corpus from a folder of photographs", "data_make"),
+        },
+    ),
+    "models": Verb("list the registered models, or probe whether each can be built", "models"),
+    "env": Verb(
+        "show versions and devices; --fix makes this environment's benco the plugin's", "env"
+    ),
+    "init": Verb("IMDLBenCo's own: copy its scripts into this folder", "init", own_parser=True),
+    "demo": Verb(
+        "train and test a small SparseViT on photographs that are installed already", "demo"
+    ),
+}
+
+_EXAMPLES = """\
+examples:
+  benco demo --out runs/demo
+  benco train --model SparseViT --data-path CASIA2.0 --test-data-path tests.json --output-dir runs/a
+  benco test --model SparseViT --checkpoint runs/a/best.safetensors --test-data-path tests.json
+  benco table runs/a runs/b --metric pixel_f1
+  benco data check CASIA2.0
+  benco models --probe SparseViT
+
+"benco VERB --help" lists a verb's options.
+"sparsevit" and "python -m sparsevit_plugin" are the same command.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The words after the command's name; those of this process by default.
+
+    Returns:
+        The exit code: 0, what the verb answers, 2 for bad input, 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    _prepare_process()
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"benco: error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("benco: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone: point stdout elsewhere, so that the last flush is silent.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    return code
+
+
+def version_text() -> str:
+    """Return the installed versions of the plugin and of IMDLBenCo, a line each."""
+    names = {"sparsevit-plugin": "sparsevit-plugin", "imdlbenco": "IMDLBenCo"}
+    return "\n".join(f"{shown} {_version(name)}" for name, shown in names.items())
+
+
+def _prepare_process() -> None:
+    """Set up warnings and log lines, which belong to the process and so to the command alone."""
+    silence_known_warnings()
+    log = logging.getLogger("sparsevit_plugin")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_LevelFormatter())
+        log.addHandler(handler)
+        log.propagate = False
+
+
+class _LevelFormatter(logging.Formatter):
+    """`benco: warning: ...`, like the error lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"benco: {record.levelname.lower()}: {record.getMessage()}"
+
+
+def _dispatch(words: list[str]) -> int:
+    parser = _top_parser()
+    # IMDLBenCo's command takes --config before the verb; it reads nothing from it.
+    if words[:1] == ["--config"]:
+        words = words[2:]
+    first = words[0] if words else "--help"
+    if not first.startswith("-"):
+        return _run_verb("benco", VERBS, words)
+    options = parser.parse_args(words or ["--help"])
+    if options.version:
+        print(version_text())
+    return 0
+
+
+def _top_parser() -> SuggestingParser:
+    parser = SuggestingParser(
+        prog="benco",
+        usage="benco [-h] [-v] VERB ...",
+        description="Train, test and compare image manipulation localization models.\n\n"
+        + _verb_list(VERBS),
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("-v", "--version", action="store_true", help="show versions and exit")
+    return parser
+
+
+def _run_verb(command: str, verbs: dict[str, Verb], words: list[str]) -> int:
+    """Run the verb that `words` begins with."""
+    name, rest = words[0], words[1:]
+    if name not in verbs:
+        known = ", ".join(verbs)
+        raise UserError(f'unknown verb "{command} {name}".{suggest(name, verbs)} Verbs: {known}.')
+    verb = verbs[name]
+    command = f"{command} {name}"
+    if verb.parts is not None:
+        return _run_part(command, verb.summary, verb.parts, rest)
+    module = importlib.import_module(f"sparsevit_plugin.cli.{verb.module}")
+    if verb.own_parser:
+        return int(module.run(rest))
+    parser = SuggestingParser(prog=command, description=_sentence(verb.summary))
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(rest)))
+
+
+def _run_part(command: str, summary: str, parts: dict[str, Verb], words: list[str]) -> int:
+    """Run the second word of a verb that has parts, or show which there are."""
+    if words and not words[0].startswith("-"):
+        return _run_verb(command, parts, words)
+    parser = SuggestingParser(
+        prog=command,
+        usage=f"{command} [-h] VERB ...",
+        description=f"{_sentence(summary)}\n\n{_verb_list(parts)}",
+    )
+    parser.parse_args(words or ["--help"])
+    return 0
+
+
+def _verb_list(verbs: dict[str, Verb]) -> str:
+    lines = []
+    for name, verb in verbs.items():
+        second = f" {{{','.join(verb.parts)}}}" if verb.parts else ""
+        lines.append(f"  {name + second:20} {verb.summary}")
+    return "verbs:\n" + "\n".join(lines)
+
+
+def _sentence(summary: str) -> str:
+    return f"{summary[0].upper()}{summary[1:]}."
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,28 @@
+"""IMDLBenCo, imported without the warnings that it causes and that its user cannot mend."""
+
+import importlib
+import warnings
+from types import ModuleType
+
+# (start of the message as a regular expression, category). Everything else is shown.
+_KNOWN_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
+    (r"Importing from timm\.models\.layers is deprecated", FutureWarning),
+    (r"Importing from timm\.optim\.optim_factory is deprecated", FutureWarning),
+    (r"`torch\.jit\.script` is deprecated", FutureWarning),
+    (r"`torch\.jit\.script` is deprecated", DeprecationWarning),
+    # Addressed to those who edit IMDLBenCo's own train.py.
+    (r"HOPE YOU TO READ: Starting from IMDLBenCo version v0\.1\.31", UserWarning),
+)
+
+
+def silence_known_warnings() -> None:
+    """Add filters for the warnings that importing IMDLBenCo is known to cause."""
+    for message, category in _KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message, category=category)
+
+
+def import_upstream(module: str = "IMDLBenCo") -> ModuleType:
+    """Import `module` of IMDLBenCo and leave the process's warning filters as they were."""
+    with warnings.catch_warnings():
+        silence_known_warnings()
+        return importlib.import_module(module)
