@@ -1,0 +1,94 @@
+"""Checkpoints of a training run.
+
+A run's folder holds three files, each written whole or not at all:
+
+- `resume.pt`: everything that a killed run needs (weights, optimiser, scaler, position, best value);
+- `last.safetensors`, `best.safetensors`: weights alone, for testing and publishing.
+
+No generator states are stored: every draw is seeded from (seed, epoch, step or index), see `sampling`.
+"""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import atomic_path
+
+STATE_SCHEMA = 1
+RESUME_NAME = "resume.pt"
+
+
+@dataclass
+class TrainingState:
+    """Where a training run stands.
+
+    Attributes:
+        model: State dict of the bare model.
+        optimizer: State dict of the optimiser.
+        scaler: State of the fp16 loss scaler; empty in other precisions.
+        epoch: Epoch that the next step belongs to, counted from 0.
+        step: Next global batch within `epoch`.
+        best: `{"epoch": int, "value": float}` of the best checkpoint so far, or None.
+        config_hash: Hash of the settings that change the weights.
+        skipped: Names of the bad images that were passed over.
+        finished: Whether all epochs are done.
+    """
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any] = field(default_factory=dict)
+    epoch: int = 0
+    step: int = 0
+    best: dict[str, Any] | None = None
+    config_hash: str = ""
+    skipped: list[str] = field(default_factory=list)
+    finished: bool = False
+
+
+def save_state(state: TrainingState, path: Path) -> None:
+    """Write `state` to `path`, whole or not at all."""
+    with atomic_path(path) as temporary:
+        torch.save({"schema": STATE_SCHEMA, **vars(state)}, temporary)
+
+
+def load_state(path: Path) -> TrainingState:
+    """Read a training state, ours or one that IMDLBenCo's train.py saved; on the CPU, running no code.
+
+    Raises:
+        UserError: If the file is missing, damaged, of a newer schema, or no training state.
+    """
+    if not path.is_file():
+        raise UserError(f"--resume {path}: no such file; give a resume.pt, or --resume auto")
+    try:
+        # IMDLBenCo's checkpoints hold their command line as a Namespace: a plain container.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path} cannot be resumed from: it is damaged or no training checkpoint ({reason})"
+        ) from error
+    if not isinstance(data, dict) or "optimizer" not in data or "model" not in data:
+        raise UserError(
+            f"{path} holds no optimiser, so it cannot be resumed from; start from its weights with --checkpoint"
+        )
+    if "schema" not in data:
+        return _from_upstream(data)
+    if data.pop("schema") > STATE_SCHEMA:
+        raise UserError(f"{path} was written by a newer version of sparsevit-plugin: upgrade to resume it")
+    return TrainingState(**data)
+
+
+def _from_upstream(data: dict[str, Any]) -> TrainingState:
+    return TrainingState(
+        model=data["model"],
+        optimizer=data["optimizer"],
+        scaler=data.get("scaler") or {},
+        epoch=int(data.get("epoch", -1)) + 1,
+    )

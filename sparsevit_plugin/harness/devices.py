@@ -1,0 +1,116 @@
+"""Devices and processes, through Lightning Fabric.
+
+Fabric was chosen over Accelerate because it takes its settings as arguments alone (no configuration file,
+no command of its own) and leaves the loop to us; over hand-written code because it runs the same loop on a
+CPU, one GPU or many, in fp32, fp16 or bf16, started by `torchrun` or not.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+
+from sparsevit_plugin.errors import UserError
+
+PRECISIONS = {"32": "32-true", "16-mixed": "16-mixed", "bf16-mixed": "bf16-mixed"}
+
+
+def under_torchrun() -> bool:
+    """Say whether a launcher (torchrun or the like) started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def is_main_process() -> bool:
+    """Say whether this process is the one that writes and prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def make_fabric(device: str, precision: str, *, find_unused_parameters: bool = False) -> Fabric:
+    """Return a launched Fabric for this process.
+
+    Args:
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        precision: `auto` (fp16 autocast on a GPU as upstream, else fp32), `32`, `16-mixed` or `bf16-mixed`.
+        find_unused_parameters: Passed to DistributedDataParallel.
+
+    Raises:
+        UserError: If the device is not there.
+    """
+    accelerator, index = _accelerator(device)
+    chosen = PRECISIONS.get(precision) or ("16-mixed" if accelerator == "cuda" else "32-true")
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=_local_devices(accelerator, index),
+        num_nodes=_node_count(),
+        strategy=DDPStrategy(find_unused_parameters=find_unused_parameters)
+        if under_torchrun()
+        else "auto",
+        precision=chosen,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def _accelerator(device: str) -> tuple[str, int | None]:
+    """Split `cuda:1` into its kind and number, and check that the kind is there."""
+    kind, _, number = device.partition(":")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if kind not in available:
+        raise UserError(f'--device "{device}" is not known: use auto, cpu, cuda, cuda:N or mps')
+    if not available[kind]:
+        raise UserError(f'--device {device} was asked for, but PyTorch finds none: use "--device auto"')
+    if number and not number.isdigit():
+        raise UserError(f'--device "{device}": the part after the colon must be a number')
+    if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
+        raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    return kind, int(number) if number else None
+
+
+def _local_devices(accelerator: str, index: int | None) -> int | list[int]:
+    if under_torchrun():
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return [index] if accelerator == "cuda" and index is not None else 1
+
+
+def _node_count() -> int:
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    return max(1, world // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def launch_processes(count: int, arguments: Sequence[str]) -> int:
+    """Run `python -m sparsevit_plugin ARGUMENTS` in `count` processes and wait for them.
+
+    This is what `torchrun --standalone --nproc_per_node COUNT` does, with the exit code of the process that
+    failed first instead of a traceback of the launcher.
+
+    Returns:
+        0, or the exit code of the first process that failed.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id="benco",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "sparsevit_plugin", *arguments)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        return failure.exitcode if failure.exitcode > 0 else 1
+    return 0

@@ -1,0 +1,96 @@
+"""Logs of a training run: TensorBoard with upstream's tags, and one JSON line a point."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch.utils.tensorboard import SummaryWriter
+
+from sparsevit_plugin.files import write_text_atomic
+
+LOG_NAME = "metrics.jsonl"
+IMAGES_SHOWN = 8
+
+
+class TrainingLog:
+    """Writes on the main process only; elsewhere every call does nothing.
+
+    A resumed run first drops what a killed one wrote beyond its last saved step, so no point stands twice.
+
+    Args:
+        folder: Where `metrics.jsonl` goes.
+        tensorboard: Where TensorBoard's files go.
+        fabric: The launched Fabric.
+        position: Global batches done before this start.
+    """
+
+    def __init__(self, folder: Path, tensorboard: Path, fabric: Fabric, position: int) -> None:
+        self._writer: SummaryWriter | None = None
+        self._path = folder / LOG_NAME
+        if fabric.is_global_zero:
+            self._drop_after(position)
+            self._writer = SummaryWriter(log_dir=str(tensorboard))
+
+    def _drop_after(self, position: int) -> None:
+        if not self._path.exists():
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _position_of(line) < position]
+        write_text_atomic(self._path, "".join(f"{line}\n" for line in kept))
+
+    def _append(self, point: dict[str, Any]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(point) + "\n")
+
+    def losses(
+        self, losses: dict[str, float], lr: float, epoch: int, step: int, steps_per_epoch: int
+    ) -> None:
+        """Log the losses of one step; TensorBoard's axis is upstream's: 1000 times the epoch."""
+        if self._writer is None:
+            return
+        axis = int((epoch + step / steps_per_epoch) * 1000)
+        self._writer.add_scalar("lr", lr, axis)
+        for name, value in losses.items():
+            self._writer.add_scalar(f"train_loss/{name}", value, axis)
+        position = epoch * steps_per_epoch + step
+        self._append({"position": position, "epoch": epoch, "step": step, "lr": lr, **losses})
+
+    def scores(self, select: str, value: float, epoch: int, position: int) -> None:
+        """Log the value that checkpoints are selected by."""
+        if self._writer is None:
+            return
+        self._writer.add_scalar("Average", value, epoch)
+        self._append({"position": position, "epoch": epoch, "select": select, "pixel_f1": value})
+
+    def images(
+        self, tag: str, batch: dict[str, Any], output: dict[str, Any], epoch: int
+    ) -> None:
+        """Show the last batch of an epoch, as upstream does."""
+        if self._writer is None:
+            return
+        from IMDLBenCo.datasets import denormalize
+
+        shown = slice(0, IMAGES_SHOWN)
+        self._writer.add_images(f"{tag}/image", denormalize(batch["image"][shown]).clamp(0, 1), epoch)
+        self._writer.add_images(f"{tag}/gt_mask", batch["mask"][shown].float(), epoch)
+        predicted = output["pred_mask"][shown].detach().float().cpu()
+        self._writer.add_images(f"{tag}/predict", predicted, epoch)
+        self._writer.add_images(f"{tag}/predict_thresh_0.5", (predicted > 0.5).float(), epoch)  # noqa: PLR2004
+        for name, value in (output.get("visual_image") or {}).items():
+            if isinstance(value, torch.Tensor):
+                self._writer.add_images(f"{tag}/{name}", value[shown].detach().float().cpu(), epoch)
+
+    def close(self) -> None:
+        """Flush and close TensorBoard's file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _position_of(line: str) -> float:
+    """Return the position of a logged line; a line torn by a kill belongs to no position."""
+    try:
+        return float(json.loads(line)["position"])
+    except (ValueError, KeyError):
+        return float("inf")
