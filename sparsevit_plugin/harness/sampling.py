@@ -19,7 +19,8 @@ Key = tuple[int, int]
 
 def derive_seed(*parts: int) -> int:
     """Return a 63-bit seed that depends on every one of `parts` (non-negative integers)."""
-    state = np.random.SeedSequence(parts).generate_state(1, dtype=np.uint64)[0]
+    # Their number goes in first: a SeedSequence ignores zeros at the end.
+    state = np.random.SeedSequence((len(parts), *parts)).generate_state(1, dtype=np.uint64)[0]
     return int(state >> np.uint64(1))
 
 
