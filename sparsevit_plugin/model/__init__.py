@@ -1,1 +1,1 @@
-"""Model."""
+"""The SparseViT model, its weights, and its registration in IMDLBenCo."""

@@ -1,0 +1,15 @@
+"""Checks of named options that several parts of the model share."""
+
+from collections.abc import Iterable
+
+from sparsevit_plugin.errors import UserError, suggest
+
+
+def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
+    """Raise `UserError` with the valid names unless `value` is one of `choices`."""
+    names = tuple(choices)
+    if value not in names:
+        raise UserError(
+            f'{option}: unknown value "{value}".{suggest(str(value), names)} '
+            f"Choose one of: {', '.join(names)}."
+        )

@@ -1,0 +1,373 @@
+"""Read, write and check weights: safetensors, plain and IMDLBenCo checkpoints, UniFormer's.
+
+Nothing here runs code from a file: pickles go through torch's restricted loader, with
+`argparse.Namespace` (which IMDLBenCo stores beside the weights) as the only addition to what it
+accepts.
+"""
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import atomic_path
+from sparsevit_plugin.model.blocks import reset_linear_or_norm
+
+ALLOWED_GLOBALS: list[Callable | tuple[Callable, str]] = [argparse.Namespace]
+"""What a pickle may name besides torch's own allow-list."""
+
+KEEP = ("all", "upstream")
+"""What stays of UniFormer's weights: see `load_uniformer`."""
+
+DEAD_KEYS = re.compile(r"encoder_net\.(blocks[34]\.\d+\.pos_embed|norm[12])\.(weight|bias)")
+"""Tensors that IMDLBenCo's SparseViT holds and never uses."""
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes that DistributedDataParallel and torch.compile put before every key."""
+
+# One tensor-name prefix per model that no other model of the list has, most telling first.
+MODEL_MARKS = {
+    "SparseViT": ("encoder_net.blocks3.", "lmu."),
+    "UniFormer": ("blocks4.0.pos_embed.", "backbone.blocks4.0.pos_embed."),
+    "IML_ViT": ("featurePyramid_net.",),
+    "Mesorch": ("high_dct.", "low_dct.", "convnext."),
+    "MSCDI_Net": ("segformer.",),
+    "Trufor": ("model.dncnn.", "dncnn."),
+    "MVSSNet": ("erb_db_1.",),
+    "Cat_Net": ("model.dc_layer0_dil.", "dc_layer0_dil."),
+    "MantraNet": ("IMTFE.",),
+    "ObjectFormer": ("encoder_net_r.",),
+    "PSCC_Net": ("FENet.", "SegNet.", "ClsNet."),
+    "SPAN": ("featex.", "pixel_attention."),
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a weights file holds.
+
+    Attributes:
+        state: Tensors by name, on the CPU.
+        metadata: What stands beside them: a safetensors header, or the epoch and arguments of a
+            checkpoint.
+    """
+
+    state: dict[str, Tensor]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Which tensors of a file went into a model.
+
+    Attributes:
+        path: The file.
+        loaded: Tensors that the model holds as the file has them.
+        missing: Tensors of the model that the file lacks.
+        unexpected: Tensors of the file for which the model has no place.
+        skipped: Tensors left out because their shapes differ.
+        dropped: Tensors of the file that no forward pass uses, left out on purpose.
+        reinitialised: Tensors that were loaded and then drawn afresh; none of them is in `loaded`.
+        notes: What a reader of the result should know, one sentence each.
+    """
+
+    path: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    reinitialised: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of tensors of each kind."""
+        return {
+            kind: len(keys)
+            for kind, keys in asdict(self).items()
+            if isinstance(keys, tuple) and kind != "notes"
+        }
+
+    def summary(self) -> str:
+        """Return one line: counts that are not zero, then the notes."""
+        counts = ", ".join(f"{number} {kind}" for kind, number in self.counts().items() if number)
+        return " ".join([f"{self.path}: {counts} tensors.", *self.notes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a run manifest keeps: every key, and the counts."""
+        return {"counts": self.counts(), **asdict(self)}
+
+
+def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+    """Read the tensors of a .safetensors, .pth or .pt file onto the CPU, running nothing from it.
+
+    A pickled file may be a plain state dict, or hold one under `model` or `state_dict`. A prefix
+    that DistributedDataParallel or torch.compile put before every key is removed.
+
+    Raises:
+        UserError: There is no such file, it is no checkpoint, it is damaged, or it would run code.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{file}: no such weights file.")
+    read = _read_safetensors if file.suffix == ".safetensors" else _read_pickle
+    try:
+        checkpoint = read(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}.") from error
+    if not checkpoint.state:
+        raise UserError(f"{file}: holds no tensors by name, so it is no checkpoint of a model.")
+    return Checkpoint(_unwrap(checkpoint.state), checkpoint.metadata)
+
+
+def load_into(model: nn.Module, path: str | PathLike[str], *, strict: bool = True) -> LoadReport:
+    """Load a file's weights into any model.
+
+    Tensors of old SparseViT checkpoints that nothing uses (`DEAD_KEYS`) are left out, and not asked
+    for.
+
+    Args:
+        model: Where to.
+        path: A file that `read_checkpoint` reads.
+        strict: Whether every tensor of the file and of the model must find its counterpart.
+
+    Raises:
+        UserError: The file cannot be read; it belongs to another model; or, with `strict`, to
+            another configuration of this one. The model is unchanged then.
+    """
+    state = _match_prefix(read_checkpoint(path).state, model)
+    report = _compare(model, state, path, dead=DEAD_KEYS)
+    if not report.loaded:
+        raise UserError(f"{path}: not one tensor fits {_name(model)}; {_origin(state)}.")
+    missing = [key for key in report.missing if not DEAD_KEYS.fullmatch(key)]
+    if strict and (missing or report.unexpected or report.skipped):
+        raise UserError(_mismatch(report, missing, state, model))
+    _fill(model, state, report)
+    return report
+
+
+def load_uniformer(backbone: nn.Module, path: str | PathLike[str], keep: str = "all") -> LoadReport:
+    """Start a SparseViT backbone from UniFormer's ImageNet weights.
+
+    UniFormer has no convolution in its attention blocks' MLPs and no norm behind stages 3 and 4, so
+    those keep their initialisation. Its classifier, its last norm and the position convolutions of
+    its attention blocks have no place in SparseViT.
+
+    Args:
+        backbone: A `SparseViTBackbone`.
+        path: For instance uniformer_base_ls_in1k.pth; a `backbone.` prefix is removed.
+        keep: "all" keeps what was loaded. "upstream" then draws every Linear and LayerNorm afresh,
+            as IMDLBenCo 0.1.45 and the official repository do, which leaves 6 % of Base's
+            parameters pretrained.
+
+    Raises:
+        UserError: The file cannot be read or holds no UniFormer weights that fit.
+    """
+    state = {
+        key.removeprefix("backbone."): value for key, value in read_checkpoint(path).state.items()
+    }
+    dead = re.compile(r"blocks[34]\.\d+\.pos_embed\.(weight|bias)|head\.(weight|bias)|norm\.\w+")
+    report = _compare(backbone, state, path, dead=dead)
+    if not any(key.startswith("patch_embed1.") for key in report.loaded):
+        raise UserError(
+            f"{path}: no UniFormer weights that fit this backbone; {_origin(state)}."
+            + (" Load it with --checkpoint." if "SparseViT" in _origin(state) else "")
+        )
+    _fill(backbone, state, report)
+    fresh = _reinitialise(backbone) if keep == "upstream" else set()
+    return LoadReport(
+        path=report.path,
+        loaded=tuple(key for key in report.loaded if key not in fresh),
+        missing=report.missing,
+        unexpected=report.unexpected,
+        skipped=report.skipped,
+        dropped=report.dropped,
+        reinitialised=tuple(key for key in report.loaded if key in fresh),
+        notes=tuple(_uniformer_notes(report, fresh)),
+    )
+
+
+def save_safetensors(
+    weights: nn.Module | Mapping[str, Tensor],
+    path: str | PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights as safetensors, whole or not at all.
+
+    Args:
+        weights: A model, or its state dict; copied to the CPU.
+        path: The file to make or replace.
+        metadata: Strings for the file's header.
+    """
+    state = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    # The format refuses tensors that share memory, as tied weights do, hence a copy of each.
+    copies = {
+        key: torch.empty_like(value, device="cpu", memory_format=torch.contiguous_format).copy_(
+            value
+        )
+        for key, value in state.items()
+    }
+    with atomic_path(Path(path)) as temporary:
+        safetensors.torch.save_file(copies, temporary, {"format": "pt", **(metadata or {})})
+
+
+def guess_model(keys: Iterable[str]) -> str | None:
+    """Return the name of the model whose tensors these are, or None where they do not tell."""
+    names = tuple(keys)
+    for model, marks in MODEL_MARKS.items():
+        if any(name.startswith(marks) for name in names):
+            return model
+    return None
+
+
+def _read_safetensors(file: Path) -> Checkpoint:
+    try:
+        with safetensors.safe_open(file, framework="pt", device="cpu") as opened:
+            names = opened.keys()
+            state = {name: opened.get_tensor(name) for name in names}
+            return Checkpoint(state, dict(opened.metadata() or {}))
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{file}: no safetensors file, or a damaged one ({error}).") from error
+
+
+def _read_pickle(file: Path) -> Checkpoint:
+    try:
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{file}: {_refusal(str(error))}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: truncated or damaged, or no checkpoint at all.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds a {type(content).__name__}, not the weights of a model.")
+    return _from_content(content)
+
+
+def _refusal(message: str) -> str:
+    """Say in a few words why torch's restricted loader would not read a file."""
+    found = re.search(r"GLOBAL\s+([\w.]+)", message) or re.search(
+        r"type\(s\)?.*?`?([\w.]+\.[\w.]+)`?", message
+    )
+    if found:
+        return f"refused, because loading it would run code ({found[1]})."
+    return "not a checkpoint (neither safetensors nor a file of torch.save)."
+
+
+def _from_content(content: dict[Any, Any]) -> Checkpoint:
+    """Find the state dict in what a pickle held."""
+    metadata: dict[str, Any] = {}
+    for key in ("model", "state_dict"):
+        if isinstance(content.get(key), Mapping):
+            if "epoch" in content:
+                metadata["epoch"] = content["epoch"]
+            if isinstance(content.get("args"), argparse.Namespace):
+                metadata["args"] = vars(content["args"])
+            content = content[key]
+            break
+    state = {
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+    return Checkpoint(state, metadata)
+
+
+def _unwrap(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes of wrappers from keys that all carry them."""
+    for prefix in WRAPPERS * len(WRAPPERS):
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _match_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Remove `backbone.` from every key where that is what makes the keys the model's."""
+    names = model.state_dict().keys()
+    bare = {key.removeprefix("backbone."): value for key, value in state.items()}
+    if len(bare.keys() & names) > len(state.keys() & names):
+        return bare
+    return state
+
+
+def _compare(
+    model: nn.Module, state: Mapping[str, Tensor], path: str | PathLike[str], dead: re.Pattern[str]
+) -> LoadReport:
+    """Sort the tensors of a file by what will become of them."""
+    own = model.state_dict()
+    shared = [key for key in own if key in state]
+    strange = [key for key in state if key not in own]
+    return LoadReport(
+        path=str(path),
+        loaded=tuple(key for key in shared if own[key].shape == state[key].shape),
+        skipped=tuple(key for key in shared if own[key].shape != state[key].shape),
+        missing=tuple(key for key in own if key not in state),
+        unexpected=tuple(key for key in strange if not dead.fullmatch(key)),
+        dropped=tuple(key for key in strange if dead.fullmatch(key)),
+    )
+
+
+def _fill(model: nn.Module, state: Mapping[str, Tensor], report: LoadReport) -> None:
+    model.load_state_dict({key: state[key] for key in report.loaded}, strict=False)
+
+
+def _reinitialise(backbone: nn.Module) -> set[str]:
+    """Draw every Linear and LayerNorm afresh; return the names of their tensors."""
+    return {
+        f"{name}.{tensor}"
+        for name, module in backbone.named_modules()
+        if reset_linear_or_norm(module)
+        for tensor, _ in module.named_parameters(recurse=False)
+    }
+
+
+def _uniformer_notes(report: LoadReport, fresh: set[str]) -> list[str]:
+    notes = []
+    absent = [key for key in report.missing if ".gamma_" in key]
+    if absent:
+        notes.append(
+            f"The file has no layer-scale tensors ({len(absent)} expected): these weights come "
+            "from a UniFormer without layer scale, and the scales keep their initial value."
+        )
+    if fresh:
+        notes.append("Every Linear and LayerNorm was drawn afresh after loading, as upstream does.")
+    return notes
+
+
+def _mismatch(
+    report: LoadReport, missing: list[str], state: Mapping[str, Tensor], model: nn.Module
+) -> str:
+    """Say in one line how a file and a model differ, and whose weights they may be."""
+    parts = [
+        f"{len(keys)} {what} (first: {keys[0]})"
+        for what, keys in (
+            ("missing", missing),
+            ("unexpected", report.unexpected),
+            ("of another shape", report.skipped),
+        )
+        if keys
+    ]
+    return (
+        f"{report.path}: does not fit {_name(model)}: tensors {', '.join(parts)}; {_origin(state)}."
+    )
+
+
+def _origin(state: Mapping[str, Tensor]) -> str:
+    model = guess_model(state)
+    return (
+        f"it looks like weights of {model}" if model else f"its first tensor is {next(iter(state))}"
+    )
+
+
+def _name(model: nn.Module) -> str:
+    return type(model).__name__
