@@ -1,7 +1,7 @@
 """Errors that a user can mend.
 
-A `UserError` carries one line: what is wrong, where, and what to do. The command line prints it and exits
-with code 2; it is never shown with a traceback.
+A `UserError` carries one line: what is wrong, where, and what to do. The command line prints it and
+exits with code 2; it is never shown with a traceback.
 """
 
 import difflib

@@ -23,6 +23,7 @@ from typing import Any
 
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.upstream import import_upstream
+from sparsevit_plugin.versions import installed_version
 
 GROUP = "sparsevit_plugin.models"
 _LOG = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ def _source(name: str, constructor: Callable[..., Any]) -> str:
     """Return who made a model; a new name for one of IMDLBenCo's is still IMDLBenCo's."""
     module = constructor.__module__
     if module.split(".")[0] == "IMDLBenCo":
-        return f"IMDLBenCo {importlib.metadata.version('imdlbenco')}"
+        return f"IMDLBenCo {installed_version('imdlbenco')}"
     return _STATE.sources.get(name, module)
 
 

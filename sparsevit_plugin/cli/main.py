@@ -4,7 +4,6 @@ Nothing here imports torch or IMDLBenCo, so that `benco --help` answers at once.
 """
 
 import importlib
-import importlib.metadata
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from sparsevit_plugin.cli.parser import SuggestingParser
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.upstream import silence_known_warnings
+from sparsevit_plugin.versions import installed_version
 
 USER_ERROR = 2
 INTERRUPTED = 130  # what a shell reports for SIGINT
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def version_text() -> str:
     """Return the installed versions of the plugin and of IMDLBenCo, a line each."""
     names = {"sparsevit-plugin": "sparsevit-plugin", "imdlbenco": "IMDLBenCo"}
-    return "\n".join(f"{shown} {_version(name)}" for name, shown in names.items())
+    return "\n".join(f"{shown} {installed_version(name)}" for name, shown in names.items())
 
 
 def _prepare_process() -> None:
@@ -193,10 +193,3 @@ def _verb_list(verbs: dict[str, Verb]) -> str:
 
 def _sentence(summary: str) -> str:
     return f"{summary[0].upper()}{summary[1:]}."
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

@@ -1,0 +1,52 @@
+# make demo   install, then train and test a small SparseViT on photographs that come with the install
+# make test   install, then lint, types and tests
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_WORKERS ?= 2
+
+.PHONY: help venv demo test test-system lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+	@echo "make test-system   tests that need an index of packages or more than one interpreter"
+	@echo "make lint          ruff and mypy"
+	@echo "make venv          only the virtual environment, in $(VENV)"
+	@echo "make clean         remove $(VENV) and every cache; runs/ stays"
+
+venv: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml
+	@echo "== venv: $(VENV) with $(PYTHON)"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v < (3, 13) and "Python 3.10 to 3.12 is needed, this is %d.%d: make PYTHON=/path/to/python3.11 ..." % v)'
+	@start=$$(date +%s); \
+	$(PYTHON) -m venv $(VENV) && \
+	$(BIN)/python -m pip install --editable '.[test]' && \
+	$(BIN)/python -m sparsevit_plugin env --fix && \
+	touch $(STAMP) && \
+	echo "== installed in $$(( $$(date +%s) - start )) s"
+
+demo: $(STAMP)
+	@echo "== demo: train, test and compare on the embedded photographs"
+	$(BIN)/benco demo --out runs/demo
+
+lint: $(STAMP)
+	@echo "== lint: ruff, mypy"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	@echo "== tests"
+	$(BIN)/python -m pytest -m "not system" -n $(PYTEST_WORKERS) --durations 10
+
+test-system: $(STAMP)
+	@echo "== system tests"
+	$(BIN)/python -m pytest -m system -rs
+
+clean:
+	@echo "== clean: $(VENV), build/, caches"
+	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
