@@ -1,7 +1,7 @@
 """Trivial baselines: what a table must beat before a model may be said to have learnt anything.
 
-They are registered models like any other, without weights, so they run through the same loaders, the same
-evaluators and the same tables.
+They are registered models like any other, without weights, so they run through the same loaders,
+the same evaluators and the same tables.
 """
 
 import torch
@@ -28,12 +28,14 @@ class TrivialBaseline(nn.Module):
 
         Args:
             image: Normalised photographs, shape (B, 3, H, W).
-            sample_index: Index of each photograph in its set, shape (B,); the batch position when absent.
+            sample_index: Index of each photograph in its set, shape (B,); the batch position when
+                absent.
             *args: Ignored.
             **kwargs: Ignored.
 
         Returns:
-            IMDLBenCo's output: `pred_mask` (B, 1, H, W), `pred_label` (B,) as the maximum of the map, no loss.
+            IMDLBenCo's output: `pred_mask` (B, 1, H, W), `pred_label` (B,) as the maximum of the
+            map, no loss.
         """
         if sample_index is None:
             sample_index = torch.arange(image.shape[0])
@@ -48,7 +50,7 @@ class TrivialBaseline(nn.Module):
 
 
 class AllTampered(TrivialBaseline):
-    """Calls every pixel tampered: its F1 is that of knowing nothing but that something was edited."""
+    """Calls every pixel tampered: its F1 is that of knowing only that something was edited."""
 
     def score_map(self, image: Tensor, sample_index: Tensor) -> Tensor:
         """Return ones."""

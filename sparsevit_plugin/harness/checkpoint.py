@@ -2,10 +2,12 @@
 
 A run's folder holds three files, each written whole or not at all:
 
-- `resume.pt`: everything that a killed run needs (weights, optimiser, scaler, position, best value);
+- `resume.pt`: everything that a killed run needs (weights, optimiser, scaler, position, best
+value);
 - `last.safetensors`, `best.safetensors`: weights alone, for testing and publishing.
 
-No generator states are stored: every draw is seeded from (seed, epoch, step or index), see `sampling`.
+No generator states are stored: every draw is seeded from (seed, epoch, step or index), see
+`sampling`.
 """
 
 import argparse
@@ -58,7 +60,7 @@ def save_state(state: TrainingState, path: Path) -> None:
 
 
 def load_state(path: Path) -> TrainingState:
-    """Read a training state, ours or one that IMDLBenCo's train.py saved; on the CPU, running no code.
+    """Read a training state, ours or one of IMDLBenCo's train.py, on the CPU; no code of it runs.
 
     Raises:
         UserError: If the file is missing, damaged, of a newer schema, or no training state.
@@ -76,12 +78,15 @@ def load_state(path: Path) -> TrainingState:
         ) from error
     if not isinstance(data, dict) or "optimizer" not in data or "model" not in data:
         raise UserError(
-            f"{path} holds no optimiser, so it cannot be resumed from; start from its weights with --checkpoint"
+            f"{path} holds no optimiser, so it cannot be resumed from; start from its weights "
+            "with --checkpoint"
         )
     if "schema" not in data:
         return _from_upstream(data)
     if data.pop("schema") > STATE_SCHEMA:
-        raise UserError(f"{path} was written by a newer version of sparsevit-plugin: upgrade to resume it")
+        raise UserError(
+            f"{path} was written by a newer version of sparsevit-plugin: upgrade to resume it"
+        )
     return TrainingState(**data)
 
 

@@ -1,8 +1,9 @@
 """Devices and processes, through Lightning Fabric.
 
-Fabric was chosen over Accelerate because it takes its settings as arguments alone (no configuration file,
-no command of its own) and leaves the loop to us; over hand-written code because it runs the same loop on a
-CPU, one GPU or many, in fp32, fp16 or bf16, started by `torchrun` or not.
+Fabric was chosen over Accelerate because it takes its settings as arguments alone (no
+configuration file, no command of its own) and leaves the loop to us; over hand-written code
+because it runs the same loop on a CPU, one GPU or many, in fp32, fp16 or bf16, started by
+`torchrun` or not.
 """
 
 import os
@@ -33,7 +34,8 @@ def make_fabric(device: str, precision: str, *, find_unused_parameters: bool = F
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        precision: `auto` (fp16 autocast on a GPU as upstream, else fp32), `32`, `16-mixed` or `bf16-mixed`.
+        precision: `auto` (fp16 autocast on a GPU as upstream, else fp32), `32`, `16-mixed` or
+            `bf16-mixed`.
         find_unused_parameters: Passed to DistributedDataParallel.
 
     Raises:
@@ -67,11 +69,15 @@ def _accelerator(device: str) -> tuple[str, int | None]:
     if kind not in available:
         raise UserError(f'--device "{device}" is not known: use auto, cpu, cuda, cuda:N or mps')
     if not available[kind]:
-        raise UserError(f'--device {device} was asked for, but PyTorch finds none: use "--device auto"')
+        raise UserError(
+            f'--device {device} was asked for, but PyTorch finds none: use "--device auto"'
+        )
     if number and not number.isdigit():
         raise UserError(f'--device "{device}": the part after the colon must be a number')
     if kind == "cuda" and number and int(number) >= torch.cuda.device_count():
-        raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+        raise UserError(
+            f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0"
+        )
     return kind, int(number) if number else None
 
 
@@ -89,8 +95,8 @@ def _node_count() -> int:
 def launch_processes(count: int, arguments: Sequence[str]) -> int:
     """Run `python -m sparsevit_plugin ARGUMENTS` in `count` processes and wait for them.
 
-    This is what `torchrun --standalone --nproc_per_node COUNT` does, with the exit code of the process that
-    failed first instead of a traceback of the launcher.
+    This is what `torchrun --standalone --nproc_per_node COUNT` does, with the exit code of the
+    process that failed first instead of a traceback of the launcher.
 
     Returns:
         0, or the exit code of the first process that failed.

@@ -17,7 +17,8 @@ IMAGES_SHOWN = 8
 class TrainingLog:
     """Writes on the main process only; elsewhere every call does nothing.
 
-    A resumed run first drops what a killed one wrote beyond its last saved step, so no point stands twice.
+    A resumed run first drops what a killed one wrote beyond its last saved step, so no point
+    stands twice.
 
     Args:
         folder: Where `metrics.jsonl` goes.
@@ -64,16 +65,16 @@ class TrainingLog:
         self._writer.add_scalar("Average", value, epoch)
         self._append({"position": position, "epoch": epoch, "select": select, "pixel_f1": value})
 
-    def images(
-        self, tag: str, batch: dict[str, Any], output: dict[str, Any], epoch: int
-    ) -> None:
+    def images(self, tag: str, batch: dict[str, Any], output: dict[str, Any], epoch: int) -> None:
         """Show the last batch of an epoch, as upstream does."""
         if self._writer is None:
             return
         from IMDLBenCo.datasets import denormalize
 
         shown = slice(0, IMAGES_SHOWN)
-        self._writer.add_images(f"{tag}/image", denormalize(batch["image"][shown]).clamp(0, 1), epoch)
+        self._writer.add_images(
+            f"{tag}/image", denormalize(batch["image"][shown]).clamp(0, 1), epoch
+        )
         self._writer.add_images(f"{tag}/gt_mask", batch["mask"][shown].float(), epoch)
         predicted = output["pred_mask"][shown].detach().float().cpu()
         self._writer.add_images(f"{tag}/predict", predicted, epoch)

@@ -21,8 +21,8 @@ LINE_SECONDS = 10.0
 class Progress:
     """Shows how far a loop is, on standard error.
 
-    Use as a context manager and call `advance` once a step. Only the main process should show anything: pass
-    `visible=False` elsewhere.
+    Use as a context manager and call `advance` once a step. Only the main process should show
+    anything: pass `visible=False` elsewhere.
 
     Args:
         total: Number of steps.

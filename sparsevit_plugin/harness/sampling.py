@@ -1,8 +1,8 @@
 """The order in which training samples are visited.
 
-The order depends on (seed, epoch) and the length of the set only. N processes with batch B therefore visit
-the samples in the order in which one process with batch N x B does, and a resumed run continues exactly
-where the killed one stood.
+The order depends on (seed, epoch) and the length of the set only. N processes with batch B
+therefore visit the samples in the order in which one process with batch N x B does, and a resumed
+run continues exactly where the killed one stood.
 """
 
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ def derive_seed(*parts: int) -> int:
 class GlobalBatchSampler(Sampler[list[Key]]):
     """Batches of (epoch, index) keys for one process out of `world_size`.
 
-    Every epoch is one permutation, cut into global batches of `batch_size * world_size` samples; process r
-    takes the r-th part of each. An incomplete last global batch is left out, as upstream's loaders do.
-    Set `epoch` and `start` (global batches to skip) before each iteration.
+    Every epoch is one permutation, cut into global batches of `batch_size * world_size` samples;
+    process r takes the r-th part of each. An incomplete last global batch is left out, as
+    upstream's loaders do. Set `epoch` and `start` (global batches to skip) before each iteration.
 
     Args:
         length: Number of samples in the set.
@@ -54,8 +54,8 @@ class GlobalBatchSampler(Sampler[list[Key]]):
         self.start = 0
         if self.steps_per_epoch == 0:
             raise UserError(
-                f"the training set has {length} images, fewer than one batch of {self.global_batch} "
-                f"({batch_size} x {world_size} process(es)): lower --batch-size"
+                f"the training set has {length} images, fewer than one batch of "
+                f"{self.global_batch} ({batch_size} x {world_size} process(es)): lower --batch-size"
             )
 
     @property

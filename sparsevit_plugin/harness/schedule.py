@@ -19,7 +19,7 @@ def make_optimizer(model: nn.Module, *, name: str, lr: float, weight_decay: floa
 
 
 class WarmupCosine:
-    """Upstream's schedule: linear warm-up from 0, then half a cosine from `lr` to `min_lr`, set every step.
+    """Upstream's schedule, set every step: linear warm-up from 0, then half a cosine to `min_lr`.
 
     Args:
         lr: Highest learning rate.

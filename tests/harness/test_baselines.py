@@ -20,7 +20,9 @@ def test_random_scores_depend_on_the_photograph_and_not_on_the_batch():
     alone = model(image=image[:1], sample_index=torch.tensor([7]))["pred_mask"]
     assert torch.equal(together[1], alone[0])
     assert not torch.equal(together[0], together[1])
-    assert not torch.equal(RandomScores(seed=6)(image, torch.tensor([4, 7, 9]))["pred_mask"], together)
+    assert not torch.equal(
+        RandomScores(seed=6)(image, torch.tensor([4, 7, 9]))["pred_mask"], together
+    )
     assert abs(float(together.mean()) - 0.5) < 0.02
 
 

@@ -1,5 +1,7 @@
 """The order of samples: complete, seeded, and the same in any number of processes."""
 
+from itertools import chain
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +36,7 @@ def test_processes_together_visit_what_one_process_with_a_larger_batch_does(
         sampler = GlobalBatchSampler(length, batch, seed=1, rank=rank, world_size=world)
         sampler.epoch = epoch
         parts.append(list(sampler))
-    together = [sum(batches, []) for batches in zip(*parts, strict=True)]
+    together = [list(chain(*batches)) for batches in zip(*parts, strict=True)]
     assert together == alone
     indices = [index for keys in alone for _, index in keys]
     assert len(indices) == len(set(indices)) == length // (batch * world) * batch * world

@@ -1,0 +1,328 @@
+"""What training and testing share: from a configuration to a model, to sets, and to stored rows."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import Dataset
+
+from sparsevit_plugin.cards import ModelCard, load_model_card
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import sha256_file
+from sparsevit_plugin.harness.augment import build_transform
+from sparsevit_plugin.harness.config import Config
+from sparsevit_plugin.harness.datasets import Fit, build_dataset
+from sparsevit_plugin.harness.evaluate import EvaluationSettings, SetResult, evaluate_set
+from sparsevit_plugin.harness.manifest import run_facts
+from sparsevit_plugin.harness.sources import BalancedSet, Pair, Source, fingerprint, read_source
+from sparsevit_plugin.model.weights import load_into
+from sparsevit_plugin.results.store import Store, new_manifest_id
+
+INPUT_OPTIONS = ("image_size", "fit", "edge_mask_width")
+"""The options that shape what a model is fed."""
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the registered model; its random weights are drawn from the seed.
+
+    Raises:
+        UserError: If the constructor fails, e.g. for want of a weights file.
+    """
+    torch.manual_seed(cfg.seed)
+    check_weight_files(cfg)
+    try:
+        return cfg.model_class(**cfg.model_arguments)
+    except UserError:
+        raise
+    except (
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        KeyError,
+        ImportError,
+        AttributeError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else "no message"
+        raise UserError(
+            f"{cfg.model} cannot be built from {cfg.model_arguments}: {type(error).__name__}: "
+            f'{reason}; try "benco models --probe {cfg.model}"'
+        ) from error
+
+
+def check_weight_files(cfg: Config) -> None:
+    """Refuse weights files that were named and are missing or have the wrong hash.
+
+    Raises:
+        UserError: For the first such file.
+    """
+    for argument, path in named_weights(cfg).items():
+        if not path.is_file():
+            raise UserError(f"--{argument.replace('_', '-')} {path}: no such weights file")
+        wanted = cfg.pretrained_sha256 or _hash_on_card(cfg, argument, path)
+        if wanted and sha256_file(path) != wanted.lower():
+            raise UserError(
+                f"{path}: its SHA-256 is {sha256_file(path)}, not {wanted}; fetch it again or "
+                "correct --pretrained-sha256"
+            )
+
+
+def named_weights(cfg: Config) -> dict[str, Path]:
+    """Return the weights files among the constructor arguments, which the model's card names."""
+    card = load_model_card(cfg.model)
+    arguments = {weight.argument for weight in card.weights} if card else set()
+    return {
+        name: Path(value)
+        for name in sorted(arguments)
+        if (value := cfg.model_arguments.get(name)) and isinstance(value, str)
+    }
+
+
+def _hash_on_card(cfg: Config, argument: str, path: Path) -> str | None:
+    card = load_model_card(cfg.model)
+    for weight in card.weights if card else []:
+        if weight.argument == argument and weight.name == path.name:
+            return weight.sha256
+    return None
+
+
+def describe_for_testing(cfg: Config) -> dict[str, str]:
+    """Say how the model was built and fed: metadata of a weights file, for testing it so.
+
+    The pretraining files are left out: the checkpoint supersedes them.
+    """
+    plain = cfg.to_dict()
+    arguments = {**plain["constructor_defaults"], **plain["model_arguments"]}
+    superseded = named_weights(cfg)
+    return {
+        "model": cfg.model,
+        "model_arguments": json.dumps({k: v for k, v in arguments.items() if k not in superseded}),
+        "options": json.dumps({name: plain["options"][name] for name in INPUT_OPTIONS}),
+    }
+
+
+def pretraining_facts(cfg: Config, model: nn.Module) -> dict[str, Any]:
+    """Say which pretraining weights a model started from, for manifests and table footnotes."""
+    files = {
+        name: {"file": path.name, "sha256": sha256_file(path)}
+        for name, path in named_weights(cfg).items()
+    }
+    facts: dict[str, Any] = {
+        "pretraining": files or _without_files(load_model_card(cfg.model), model)
+    }
+    report = getattr(model, "load_report", None)
+    if report is not None:
+        facts["pretraining_report"] = report.to_dict()
+    return facts
+
+
+def _without_files(card: ModelCard | None, model: nn.Module) -> str:
+    if not any(True for _ in model.parameters()):
+        return "none needed"
+    return "none (random weights)" if card else "unknown (the model has no card)"
+
+
+def read_sets(cfg: Config, path: str, *, what: str) -> dict[str, Source]:
+    """Read a data path into its named sets.
+
+    Args:
+        cfg: For the pairing rule.
+        path: Folder or JSON file.
+        what: The flag, for the message.
+
+    Raises:
+        UserError: If the path is empty, or holds no set.
+    """
+    if not path:
+        raise UserError(f"{what} is missing: give a folder with Tp/ and Gt/, or a JSON list")
+    return read_source(path, pair=cast(Pair, cfg.pair))
+
+
+def make_dataset(cfg: Config, source: Source, *, training: bool) -> Dataset:
+    """Build IMDLBenCo's dataset for a source, with the recipe's augmentation when training."""
+    return build_dataset(
+        source,
+        fit=cast(Fit, cfg.fit),
+        image_size=cfg.image_size,
+        transform=build_transform(cfg.augmentation) if training else None,
+        edge_width=cfg.edge_mask_width,
+        post_function=_post_function(cfg.model),
+        seed=cfg.seed,
+        native_mask=not training and cfg.evaluators == "exact",
+    )
+
+
+def _post_function(model: str) -> Any | None:  # noqa: ANN401 -- upstream's registry is untyped
+    """Find a model's post function as upstream does: by the model's name in lower case."""
+    from IMDLBenCo.registry import POSTFUNCS
+
+    wanted = f"{model.lower()}_post_func"
+    return next((f for name, f in POSTFUNCS.module_dict.items() if name.lower() == wanted), None)
+
+
+def evaluation_settings(cfg: Config) -> EvaluationSettings:
+    """Pick the evaluation's settings out of a configuration."""
+    return EvaluationSettings(
+        batch_size=cfg.test_batch_size,
+        num_workers=cfg.num_workers,
+        evaluators=cfg.evaluators,
+        model_eval=not cfg.no_model_eval,
+        skip_bad=cfg.on_bad_image == "skip",
+        predict_label=cfg.if_predict_label,
+    )
+
+
+@dataclass
+class ModelUnderTest:
+    """The model of a result row: its name, where its weights come from, and how they were chosen.
+
+    Attributes:
+        name: Shown in tables.
+        checkpoint: `{"file", "sha256", "epoch"}`, or empty for a model without weights.
+        selection: How the checkpoint was chosen: `val`, `last`, `test`, `unknown` or `none`.
+        facts: More for the manifest: pretraining, recipe, training data.
+    """
+
+    name: str
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+    selection: str = "unknown"
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class SetEvaluator:
+    """Evaluates sets and stores their rows.
+
+    A set that is in the store under the same manifest is not evaluated again.
+
+    Args:
+        cfg: The configuration.
+        fabric: The launched Fabric.
+        store: Where rows go.
+    """
+
+    def __init__(self, cfg: Config, fabric: Fabric, store: Store) -> None:
+        self.cfg = cfg
+        self.fabric = fabric
+        self.store = store
+        self.settings = evaluation_settings(cfg)
+
+    def manifest(self, tested: ModelUnderTest) -> dict[str, Any]:
+        """Return what was run, and the identity that the rows carry."""
+        cfg = self.cfg
+        identity = {
+            "model": tested.name,
+            "registered_model": cfg.model,
+            "model_arguments": cfg.model_arguments,
+            "checkpoint_sha256": tested.checkpoint.get("sha256"),
+            "evaluators": cfg.evaluators,
+            "fit": cfg.fit,
+            "image_size": cfg.image_size,
+            "precision": cfg.precision,
+            "model_eval": not cfg.no_model_eval,
+            "seed": cfg.seed,
+        }
+        return {
+            **identity,
+            "manifest_id": new_manifest_id(identity),
+            "checkpoint": tested.checkpoint,
+            "selection": tested.selection,
+            "threshold": 0.5,
+            **tested.facts,
+            "config": cfg.to_dict(),
+            **run_facts(self.fabric.device, cfg.precision, self.fabric.world_size),
+        }
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        tested: ModelUnderTest,
+        sets: dict[str, Source],
+        *,
+        fresh: bool = False,
+    ) -> None:
+        """Evaluate every set that is not in the store yet, and store its rows.
+
+        Args:
+            model: The model with its weights.
+            tested: What it is.
+            sets: Test sets by name.
+            fresh: Evaluate again what the store holds already.
+        """
+        manifest = self.manifest(tested)
+        for name, source in sets.items():
+            data = {"fingerprint": fingerprint(source), "path": str(source.path)}
+            if not fresh and self._is_stored(manifest, name, data["fingerprint"]):
+                self.say(f"{tested.name} on {name}: in the store already, not evaluated again")
+                continue
+            dataset = make_dataset(self.cfg, source, training=False)
+            label = f"test {tested.name} on {name}"
+            result = evaluate_set(self.fabric, model, dataset, self.settings, label=label)
+            self.write(manifest, name, source, result, epoch=tested.checkpoint.get("epoch"))
+
+    def write(
+        self,
+        manifest: dict[str, Any],
+        name: str,
+        source: Source,
+        result: SetResult,
+        *,
+        epoch: int | None,
+    ) -> None:
+        """Store one set's rows, on the main process."""
+        if not self.fabric.is_global_zero:
+            return
+        photos = {sample.name: list(sample.photos) for sample in samples_of(source)}
+        common = {
+            "manifest_id": manifest["manifest_id"],
+            "model": manifest["model"],
+            "checkpoint": (manifest["checkpoint"].get("sha256") or "")[:12],
+            "dataset": name,
+            "epoch": epoch,
+        }
+        rows = [
+            {**common, **row, "photos": photos.get(row["sample_name"], [])} for row in result.rows
+        ]
+        histograms = [{**common, **row} for row in result.histograms]
+        facts = {
+            "path": str(source.path),
+            "fingerprint": fingerprint(source),
+            "images": len(samples_of(source)),
+            "pairing": getattr(source, "pairing", "name"),
+            "skipped": [{"name": bad.name, "reason": bad.reason} for bad in result.bad],
+        }
+        for bad in result.bad:
+            self.say(f"{name}: skipped {bad.path}: {bad.reason}")
+        self.store.write(manifest, name, rows, histograms, facts)
+
+    def _is_stored(self, manifest: dict[str, Any], name: str, wanted: str) -> bool:
+        return self.fabric.broadcast(self.store.has(manifest["manifest_id"], name, wanted))
+
+    def say(self, line: str) -> None:
+        """Print one line on the main process."""
+        if self.fabric.is_global_zero:
+            print(line, flush=True)
+
+
+def samples_of(source: Source) -> list[Any]:
+    """Return all samples of a set, those of its parts for a balanced one."""
+    if isinstance(source, BalancedSet):
+        return [sample for part in source.parts for sample in part.samples]
+    return list(source.samples)
+
+
+def load_checkpoint(model: nn.Module, path: Path) -> dict[str, Any]:
+    """Load weights into a model and describe the file for the manifest."""
+    report = load_into(model, path)
+    return {"file": path.name, "sha256": sha256_file(path), "load": report.to_dict()}
+
+
+def mean_f1(rows: list[dict[str, Any]]) -> tuple[float, int]:
+    """Return the mean pixel F1 at 0.5 over tampered images at the model's size, and their count."""
+    frame = pd.DataFrame(rows)
+    chosen = frame[(frame["score_at"] == "model") & (frame["tampered_pixels"] > 0)]
+    return float(chosen["f1"].mean()), int(chosen["f1"].notna().sum())

@@ -1,0 +1,132 @@
+"""Testing ready checkpoints: from files to stored rows."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import sha256_file
+from sparsevit_plugin.harness.config import Config
+from sparsevit_plugin.harness.devices import make_fabric
+from sparsevit_plugin.harness.pipeline import (
+    ModelUnderTest,
+    SetEvaluator,
+    build_model,
+    load_checkpoint,
+    named_weights,
+    read_sets,
+)
+from sparsevit_plugin.harness.train import prepare_output
+from sparsevit_plugin.model.weights import read_checkpoint
+from sparsevit_plugin.results.store import Store
+
+UPSTREAM_CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pth")
+
+
+def checkpoint_files(checkpoint: str) -> list[Path]:
+    """Return the checkpoint files that `--checkpoint` means.
+
+    A file is itself, whatever its name. A folder of one of our runs is its `best.safetensors`. A
+    folder with upstream's `checkpoint-N.pth` is all of them in the order of N, as upstream's
+    test.py has it. Without `--checkpoint` the list is empty: a trivial baseline needs none.
+
+    Raises:
+        UserError: If there is no such file, or the folder holds no checkpoint.
+    """
+    if not checkpoint:
+        return []
+    path = Path(checkpoint)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"--checkpoint {path}: no such file or folder")
+    for name in ("best.safetensors", "last.safetensors"):
+        if (path / name).is_file():
+            return [path / name]
+    numbered = [
+        (match, file)
+        for file in path.iterdir()
+        if (match := UPSTREAM_CHECKPOINT.fullmatch(file.name))
+    ]
+    if not numbered:
+        raise UserError(
+            f"--checkpoint {path}: the folder holds neither best.safetensors nor "
+            "checkpoint-N.pth; name the file"
+        )
+    return [file for _, file in sorted(numbered, key=lambda pair: int(pair[0][1]))]
+
+
+def recorded_settings(checkpoint: str) -> dict[str, dict[str, Any]]:
+    """Return what a checkpoint of ours says of how its model was built and fed; empty for others.
+
+    Args:
+        checkpoint: The value of `--checkpoint`.
+    """
+    files = checkpoint_files(checkpoint)
+    if not files:
+        return {}
+    metadata = read_checkpoint(files[0]).metadata
+    return {
+        key: json.loads(metadata[key]) for key in ("options", "model_arguments") if key in metadata
+    }
+
+
+def without_pretraining(cfg: Config) -> Config:
+    """Drop pretraining files from the constructor arguments: a checkpoint supersedes them."""
+    superseded = named_weights(cfg)
+    kept = {name: value for name, value in cfg.model_arguments.items() if name not in superseded}
+    return replace(cfg, model_arguments=kept)
+
+
+def evaluate_checkpoints(cfg: Config) -> None:
+    """Test every checkpoint on every set and store the rows.
+
+    Raises:
+        UserError: If a set or a checkpoint cannot be used.
+    """
+    sets = read_sets(cfg, cfg.test_data_path, what="--test-data-path")
+    checkpoints = checkpoint_files(cfg.checkpoint)
+    fabric = make_fabric(cfg.device, cfg.precision)
+    if fabric.is_global_zero:
+        prepare_output(Path(cfg.output_dir))
+    fabric.barrier()
+    store = Store(Path(cfg.output_dir) / "results")
+    chosen: list[Path | None] = [*checkpoints] or [None]
+    for path in chosen:
+        _test_one(cfg, fabric, store, sets, path)
+
+
+def _test_one(
+    cfg: Config, fabric: Fabric, store: Store, sets: dict[str, Any], path: Path | None
+) -> None:
+    if path is None:
+        model = build_model(cfg)
+        if any(True for _ in model.parameters()):
+            raise UserError(f"{cfg.model} has weights: name them with --checkpoint FILE")
+        tested = ModelUnderTest(
+            cfg.name or cfg.model, selection="none", facts={"pretraining": "none needed"}
+        )
+    else:
+        metadata = read_checkpoint(path).metadata
+        cfg = without_pretraining(cfg)
+        model = build_model(cfg)
+        tested = ModelUnderTest(
+            cfg.name or cfg.model,
+            checkpoint={**load_checkpoint(model, path), "sha256": sha256_file(path)},
+            selection=metadata.get("selection", "unknown"),
+            facts=_facts(metadata),
+        )
+    SetEvaluator(cfg, fabric, store).evaluate(
+        fabric.to_device(model), tested, sets, fresh=cfg.overwrite
+    )
+
+
+def _facts(metadata: dict[str, str]) -> dict[str, Any]:
+    """Say what is known of a checkpoint's training; what its file does not say is unknown."""
+    known = {key: metadata.get(key, "unknown") for key in ("recipe", "effective_batch")}
+    pretraining = metadata.get("pretraining")
+    return {**known, "pretraining": json.loads(pretraining) if pretraining else "unknown"}

@@ -1,0 +1,79 @@
+"""Small models and runs for the tests of training and evaluation."""
+
+import json
+from pathlib import Path
+
+import torch
+from IMDLBenCo.registry import MODELS
+from torch import nn
+
+from sparsevit_plugin.cli.main import main
+
+TINY = (
+    *("--model", "SparseViT_tiny", "--image-size", "32", "--if-resizing", "--device", "cpu"),
+    *("--num-workers", "0", "--test-batch-size", "3"),
+)
+
+
+class PlainConvolution(nn.Module):
+    """One convolution without BatchNorm or dropout: sums of gradients can be checked exactly."""
+
+    def __init__(self, spoil: float = 0.0) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 1, 3, padding=1)
+        self.spoil = spoil
+
+    def forward(self, image, mask=None, *args, **kwargs):
+        logits = self.convolution(image)
+        loss = None
+        if mask is not None:
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, mask.float())
+            loss = loss * (float("nan") if self.spoil else 1.0)
+        probability = torch.sigmoid(logits)
+        return {
+            "backward_loss": loss,
+            "pred_mask": probability,
+            "pred_label": None,
+            "visual_loss": {} if loss is None else {"predict_loss": loss},
+            "visual_image": {},
+        }
+
+
+def register_plain_convolution() -> None:
+    MODELS.register_module(module=PlainConvolution, force=True)
+
+
+def run_train(data: Path, out: Path, *flags: str) -> int:
+    """Train SparseViT_tiny for two epochs of three batches (on a set of twelve or so)."""
+    return main(
+        [
+            *(
+                "train",
+                *TINY,
+                "--recipe",
+                "none",
+                "--data-path",
+                str(data),
+                "--output-dir",
+                str(out),
+            ),
+            *("--batch-size", "4", "--accum-iter", "1", "--epochs", "2", "--lr", "1e-3"),
+            *("--warmup-epochs", "0.5", "--select", "last", *flags),
+        ]
+    )
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def points(out: Path) -> list[dict]:
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,234 @@
+"""Training: it learns, it can be killed at any step, and it refuses what it cannot do."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from sparsevit_plugin.results.store import load
+
+from sparsevit_plugin.cli.main import main
+from sparsevit_plugin.harness.checkpoint import load_state
+from sparsevit_plugin.harness.train import Trainer
+from tests.harness.helpers import (
+    TINY,
+    points,
+    register_plain_convolution,
+    run_train,
+    same_weights,
+    weights,
+)
+
+
+@pytest.fixture
+def train_set(tmp_path, make_set):
+    return make_set(tmp_path / "set", count=13)
+
+
+def kill_before_step(monkeypatch, number):
+    """Make the trainer die before the given step, counted from 0 over the whole training."""
+    step = Trainer._step
+
+    def dying(self, batch):
+        if self.position == number:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "_step", dying)
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 5])
+def test_a_run_killed_at_any_step_resumes_to_the_weights_of_an_undisturbed_one(
+    train_set, tmp_path, monkeypatch, killed_at
+):
+    assert run_train(train_set, tmp_path / "whole") == 0
+    with monkeypatch.context() as patch:
+        kill_before_step(patch, killed_at)
+        assert run_train(train_set, tmp_path / "killed", "--save-every", "1") == 130
+    assert run_train(train_set, tmp_path / "killed", "--resume", "auto", "--save-every", "1") == 0
+    assert same_weights(tmp_path / "whole/best.safetensors", tmp_path / "killed/best.safetensors")
+    positions = [point["position"] for point in points(tmp_path / "killed") if "lr" in point]
+    assert positions == sorted(set(positions)) == list(range(6))
+
+
+@pytest.mark.slow
+def test_sigkill_and_sigterm_lose_nothing_that_a_resumed_run_needs(train_set, tmp_path):
+    command = [
+        *(sys.executable, "-m", "sparsevit_plugin", "train", *TINY, "--recipe", "none"),
+        *("--data-path", str(train_set), "--batch-size", "4", "--accum-iter", "1"),
+        *("--epochs", "30", "--lr", "1e-3", "--select", "last", "--save-every", "1"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        out = tmp_path / number.name
+        process = subprocess.Popen(
+            [*command, "--output-dir", str(out), "--resume", "auto"],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 120
+        while not (out / "last.safetensors").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        assert process.wait() in (-signal.SIGKILL, 128 + signal.SIGTERM)
+        state = load_state(out / "resume.pt")
+        assert not state.finished
+        assert 0 < state.epoch * 3 + state.step < 90
+        weights(out / "last.safetensors")
+        assert not [p for p in out.rglob("*") if p.name.startswith(".") and p.name.endswith(".tmp")]
+
+
+def test_training_with_accumulation_equals_a_larger_batch(train_set, tmp_path):
+    register_plain_convolution()
+    flags = ("--model", "PlainConvolution", "--augmentation", "none")
+    assert run_train(train_set, tmp_path / "large", *flags) == 0
+    accumulated = (*flags, "--batch-size", "2", "--accum-iter", "2")
+    assert run_train(train_set, tmp_path / "small", *accumulated) == 0
+    large = weights(tmp_path / "large/best.safetensors")
+    small = weights(tmp_path / "small/best.safetensors")
+    for name, value in large.items():
+        torch.testing.assert_close(value, small[name], rtol=0, atol=1e-6)
+
+
+def test_the_loss_falls(train_set, tmp_path):
+    register_plain_convolution()
+    flags = ("--model", "PlainConvolution", "--augmentation", "none", "--epochs", "15")
+    assert run_train(train_set, tmp_path / "run", *flags, "--lr", "3e-2") == 0
+    losses = [point["predict_loss"] for point in points(tmp_path / "run") if "lr" in point]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_names_of_the_batch(train_set, tmp_path, capsys):
+    register_plain_convolution()
+    code = run_train(train_set, tmp_path / "run", "--model", "PlainConvolution", "--spoil", "1")
+    assert code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "the loss is nan at epoch 1, step 1" in error
+    assert error.count("Tp/") == 4
+
+
+def test_last_and_best_and_the_test_rows_are_written(train_set, tmp_path, make_set):
+    tests = make_set(tmp_path / "tests", count=5)
+    out = tmp_path / "run"
+    assert run_train(train_set, out, "--test-data-path", str(tests)) == 0
+    assert same_weights(out / "last.safetensors", out / "best.safetensors")
+    results = load(out)
+    assert len(results.rows) == 2 * 5
+    assert set(results.rows["score_at"]) == {"model", "image"}
+    (manifest,) = results.manifests.values()
+    assert manifest["selection"] == "last"
+    assert manifest["effective_batch"] == 4
+    assert "random weights" in manifest["pretraining"]
+
+
+def test_selection_on_a_hold_out_keeps_its_rows_and_never_trains_on_it(tiny_corpus, tmp_path):
+    out = tmp_path / "run"
+    data = str(tiny_corpus / "list.json")
+    flags = ("--select", "val", "--test-period", "1", "--batch-size", "2")
+    assert run_train(tiny_corpus / "list.json", out, *flags, "--test-data-path", data) == 0
+    rows = load(out).rows
+    held_out = rows[rows["dataset"] == "val"]
+    assert len(held_out) > 0
+    photos = {names[0] for names in held_out["photos"]}
+    assert len(photos) == 1
+    state = load_state(out / "resume.pt")
+    assert state.best is not None
+    assert state.best["epoch"] in (1, 2)
+
+
+def test_selection_on_the_test_sets_is_said_in_the_manifest(train_set, tmp_path):
+    out = tmp_path / "run"
+    flags = ("--select", "test", "--test-data-path", str(train_set), "--test-period", "1")
+    assert run_train(train_set, out, *flags) == 0
+    (manifest,) = load(out).manifests.values()
+    assert manifest["selection"] == "test"
+
+
+def test_a_folder_that_holds_a_run_is_neither_mixed_nor_lost(train_set, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_train(train_set, out) == 0
+    before = (out / "best.safetensors").read_bytes()
+    assert run_train(train_set, out) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert run_train(train_set, out, "--resume", "auto", "--lr", "5e-4") == 2
+    assert "other settings" in capsys.readouterr().err
+    assert (out / "best.safetensors").read_bytes() == before
+    assert run_train(train_set, out, "--overwrite", "--lr", "5e-4") == 0
+    assert (out / "best.safetensors").read_bytes() != before
+
+
+def test_a_finished_run_is_not_trained_again(train_set, tmp_path, monkeypatch):
+    assert run_train(train_set, tmp_path / "run") == 0
+    kill_before_step(monkeypatch, 6)
+    assert run_train(train_set, tmp_path / "run", "--resume", "auto") == 0
+
+
+def test_bad_images_stop_training_or_are_skipped_and_listed(train_set, tmp_path, capsys):
+    broken = train_set / "Tp" / "004.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    assert run_train(train_set, tmp_path / "stop", "--epochs", "3") == 2
+    assert "004.jpg" in capsys.readouterr().err.splitlines()[-1]
+    assert run_train(train_set, tmp_path / "skip", "--on-bad-image", "skip", "--epochs", "3") == 0
+    assert "004.jpg" in capsys.readouterr().out
+    assert load_state(tmp_path / "skip/resume.pt").skipped == ["Tp/004.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--batch-size", "14"), "lower --batch-size"),
+        (("--pretrained-path", "nowhere.pth"), "no such weights file"),
+        (("--select", "test"), "needs --test-data-path"),
+        (("--resume", "nowhere.pt"), "no such file"),
+        (("--output-dir", "/dev/null/run"), "cannot be written"),
+        (("--device", "cuda:77"), "cuda"),
+        (("--model", "AllTampered"), "no parameters to train"),
+    ],
+)
+def test_what_cannot_be_done_ends_in_one_line(train_set, tmp_path, capsys, flags, said):
+    assert run_train(train_set, tmp_path / "run", *flags) == 2
+    captured = capsys.readouterr().err
+    assert said in captured.splitlines()[-1]
+    assert "Traceback" not in captured
+
+
+def test_a_weights_file_with_another_hash_is_refused(train_set, tmp_path, capsys):
+    path = tmp_path / "weights.pth"
+    torch.save({"model": {}}, path)
+    flags = ("--pretrained-path", str(path), "--pretrained-sha256", "0" * 64)
+    assert run_train(train_set, tmp_path / "run", *flags) == 2
+    assert "SHA-256" in capsys.readouterr().err
+
+
+def test_fine_tuning_starts_from_a_checkpoint(train_set, tmp_path):
+    assert run_train(train_set, tmp_path / "first") == 0
+    start = tmp_path / "first/best.safetensors"
+    assert run_train(train_set, tmp_path / "second", "--checkpoint", str(start), "--lr", "0") == 0
+    first, second = weights(start), weights(tmp_path / "second/best.safetensors")
+    learnt = [name for name in first if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(first[name], second[name]) for name in learnt)
+
+
+def test_upstream_flags_of_a_run_script_train(train_set, tmp_path):
+    code = main(
+        [
+            *("train", "--model", "SparseViT_tiny", "--world_size", "1", "--batch_size", "4"),
+            *("--data_path", str(train_set), "--epochs", "1", "--lr", "2e-4", "--min_lr", "0"),
+            *("--weight_decay", "0.05", "--test_data_path", str(train_set), "--if_resizing"),
+            *("--find_unused_parameters", "--warmup_epochs", "4", "--accum_iter", "1"),
+            *(
+                "--output_dir",
+                str(tmp_path / "run"),
+                "--log_dir",
+                str(tmp_path / "run"),
+                "--seed",
+                "42",
+            ),
+            *("--test_period", "4", "--num_workers", "0", "--image_size", "32", "--select", "test"),
+        ]
+    )
+    assert code == 0
+    assert (tmp_path / "run/best.safetensors").exists()
