@@ -59,7 +59,7 @@ def make_mask() -> MakePhoto:
 
 @pytest.fixture
 def make_set(make_photo: MakePhoto, make_mask: MakePhoto) -> MakeSet:
-    """`make_set(folder, count=4, size=(48, 64), stems=None) -> folder` with Tp/*.jpg and Gt/*.png."""
+    """`make_set(folder, count=4, size=(48, 64), stems=None) -> folder` of Tp/*.jpg, Gt/*.png."""
 
     def make(
         folder: Path,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import albumentations
 import cv2
 import numpy as np
 import torch
@@ -98,6 +99,7 @@ class CheckedDataset(AbstractDataset):
             edge_width=edge_width,
             post_funcs=post_function,
         )
+        self.post_transform = _without_crop(self.post_transform)
 
     def _init_dataset_path(self, path: ImageSet) -> tuple[list[str], list[str]]:
         self.entry_path = str(path.path)
@@ -138,6 +140,12 @@ class CheckedDataset(AbstractDataset):
         item["sample_index"] = index
         item["sample_name"] = self.images.samples[index].name
         return item
+
+
+def _without_crop(pipeline: albumentations.Compose) -> albumentations.Compose:
+    """Drop IMDLBenCo's last crop: images fit by now, and it takes the height for the width."""
+    kept = [step for step in pipeline.transforms if not isinstance(step, albumentations.Crop)]
+    return albumentations.Compose(kept)
 
 
 class ShrinkToFit:

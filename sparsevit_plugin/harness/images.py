@@ -273,10 +273,11 @@ def _decode(path: Path | str) -> tuple[NDArray, tuple[str, ...], int, str]:
     """
     path = Path(path)
     with _decoder_errors_named(path), Image.open(path) as picture:
-        notes = _notes(picture)
+        # Before the EXIF data: a PNG is loaded to find them, and forgets how it was stored.
+        notes, is_wide_colour = _notes(picture), _has_wide_colour(picture)
         orientation = int(picture.getexif().get(_EXIF_ORIENTATION, 1))
         file_format = picture.format or ""
-        if _has_wide_colour(picture):
+        if is_wide_colour:
             samples = None
         elif picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
             samples = np.array(picture)

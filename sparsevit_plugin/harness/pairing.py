@@ -1,11 +1,10 @@
 """Which mask belongs to which image: by file name, or by position where a user asks for it.
 
 By name means equal stems, or that each mask's stem is its image's stem plus one suffix common to
-the set. A violation is reported as a `Problem`; who reads a set decides whether that ends it.
+the set. A violation is reported as a `Finding`; who reads a set decides whether that ends it.
 """
 
 import bisect
-import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,13 +20,13 @@ _PROPOSALS = 10
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Something that makes a set unusable as it stands.
+class Finding:
+    """Something worth telling about the files of a set.
 
     Attributes:
-        kind: Short name of the kind of problem.
-        text: What is wrong and where.
-        advice: What to do.
+        kind: What it is, in a word or two.
+        text: What it is, how often and where.
+        advice: What to do, or what is done; may be empty.
         count: How many files it concerns.
         examples: The first few of them.
     """
@@ -39,14 +38,15 @@ class Problem:
     examples: tuple[str, ...] = ()
 
     def line(self) -> str:
-        """Return the problem in one line."""
+        """Return the finding in one line."""
         shown = ", ".join(self.examples)
         if self.count > len(self.examples) > 0:
             shown += ", ..."
-        return f"{self.text}{': ' + shown if shown else ''}; {self.advice}"
+        told = f"{self.text}: {shown}" if shown else self.text
+        return f"{told}; {self.advice}" if self.advice else told
 
 
-Report: TypeAlias = Callable[[Problem], None]
+Report: TypeAlias = Callable[[Finding], None]
 
 
 def _stem(name: str) -> str:
@@ -117,7 +117,7 @@ def _report_equal_stems(folder: Path, names: list[str], report: Report) -> None:
     equal = [name for name in names if counts[_stem(name)] > 1]
     if equal:
         report(
-            Problem(
+            Finding(
                 "ambiguous names",
                 f"{folder}: {len(equal)} files differ in their extension only",
                 "rename or remove one of each, or pair them in a JSON list",
@@ -127,9 +127,9 @@ def _report_equal_stems(folder: Path, names: list[str], report: Report) -> None:
         )
 
 
-def _unpaired(folder: Path, suffix: str, images: list[str], masks: list[str]) -> Problem:
+def _unpaired(folder: Path, suffix: str, images: list[str], masks: list[str]) -> Finding:
     rule = f'ends in "{suffix}" in this set' if suffix else "has the image's name in this set"
-    return Problem(
+    return Finding(
         "unpaired",
         f"{folder}: {len(images)} images without a mask and {len(masks)} masks without an image "
         f"(a mask {rule})",
@@ -155,10 +155,8 @@ def common_suffix(image_stems: Sequence[str], mask_stems: Sequence[str]) -> str:
     # A few images from all over the set propose; all of them judge.
     for stem in image_stems[:: max(1, len(image_stems) // _PROPOSERS)]:
         first = bisect.bisect_left(ordered, stem)
-        near = itertools.takewhile(
-            lambda name, stem=stem: name.startswith(stem), ordered[first : first + _PROPOSERS]
-        )
-        votes.update(name[len(stem) :] for name in near)
+        near = ordered[first : first + _PROPOSERS]
+        votes.update(name[len(stem) :] for name in near if name.startswith(stem))
     best = [suffix for suffix, _ in votes.most_common(_PROPOSALS)]
     proposed = sorted({"", *best}, key=lambda suffix: (len(suffix), suffix))
     return max(proposed, key=lambda suffix: sum(stem + suffix in known for stem in image_stems))
@@ -186,7 +184,7 @@ def check_written_pairs(pairs: list[tuple[Path, Path | None]], path: Path, repor
     if misfits:
         rule = f'the image\'s with "{suffix}" added' if suffix else "the image's"
         report(
-            Problem(
+            Finding(
                 "unpaired",
                 f"{path}: in {len(misfits)} of {len(named)} pairs the mask's name is not {rule}",
                 "correct the list, or pass --pair position if it is right as written",

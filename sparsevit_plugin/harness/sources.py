@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness.pairing import (
     EXAMPLES,
-    Problem,
+    Finding,
     Report,
     check_written_pairs,
     pair_by_name,
@@ -135,7 +135,7 @@ def read_source(
 
 def inspect_source(
     path: Path | str, *, pair: Pair = "name"
-) -> dict[str, tuple[Source | None, list[Problem]]]:
+) -> dict[str, tuple[Source | None, list[Finding]]]:
     """Read a data path as `read_source` does, but collect the problems and read what is left.
 
     Args:
@@ -148,14 +148,14 @@ def inspect_source(
     Raises:
         UserError: If the path itself is no source.
     """
-    found: dict[str, tuple[Source | None, list[Problem]]] = {}
+    found: dict[str, tuple[Source | None, list[Finding]]] = {}
     for entry in _entries(Path(path), None):
-        problems: list[Problem] = []
+        problems: list[Finding] = []
         source: Source | None = None
         try:
             source = _read_entry(entry, pair, problems.append)
         except UserError as error:
-            problems.append(Problem("unreadable set", str(error), "nothing in it was checked"))
+            problems.append(Finding("unreadable set", str(error), "nothing in it was checked"))
         found[entry.name] = (source, problems)
     return found
 
@@ -246,12 +246,12 @@ class _Entry:
     records: list[Any] | None = None
 
 
-def _raise(problem: Problem) -> None:
+def _raise(problem: Finding) -> None:
     raise UserError(problem.line())
 
 
 def _entries(path: Path, name: str | None) -> list[_Entry]:
-    if path.is_dir():
+    if _exists(path) and path.is_dir():
         return [_Entry(name or path.resolve().name, path)]
     content = _load_json(path)
     if isinstance(content, list):
@@ -289,7 +289,7 @@ def _named_entry(name: str, value: object, listing: Path) -> _Entry:
 
 
 def _load_json(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
-    if not path.exists():
+    if not _exists(path):
         near = suggest(path.name, _names_in(path.absolute().parent))
         raise UserError(f"{path}: no such folder or file.{near}")
     try:
@@ -326,9 +326,14 @@ def _describe(value: object) -> str:
 def _locate(text: str, base: Path) -> Path | None:
     """Find a path as written: absolute, or below the JSON's folder, or below the working folder."""
     for path in (base / text, Path(text)):
-        if path.exists():
+        if _exists(path):
             return path
     return None
+
+
+def _exists(path: Path) -> bool:
+    # Unlike Path.exists, this says no to a name that is too long or not allowed.
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -414,20 +419,32 @@ def _authentic_note(folder: Path) -> tuple[str, ...]:
 def _list_images(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     """Return a folder's image file names, sorted as IMDLBenCo sorts them, and notes on the rest."""
     images, clutter, others = [], [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _CLUTTER:
-                clutter.append(entry.name)
-            elif entry.is_dir() or Path(entry.name).suffix.lower() not in IMAGE_EXTENSIONS:
-                others.append(entry.name + ("/" if entry.is_dir() else ""))
-            else:
-                images.append(entry.name)
+    for name, is_folder in _scan(folder):
+        if name.startswith(".") or name.lower() in _CLUTTER:
+            clutter.append(name)
+        elif is_folder or Path(name).suffix.lower() not in IMAGE_EXTENSIONS:
+            others.append(name + ("/" if is_folder else ""))
+        else:
+            images.append(name)
     notes = tuple(
         f"{folder}: ignored {len(names)} {what} ({_some(sorted(names))})"
         for what, names in (("hidden or system files", clutter), ("that are no images", others))
         if names
     )
     return sorted(images), notes
+
+
+def _scan(folder: Path) -> list[tuple[str, bool]]:
+    """Return the names in a folder and whether each is a folder itself."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry.name, entry.is_dir()) for entry in entries]
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from None
+    for name, _ in found:
+        if not name.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise UserError(f"{folder}: the file name {name!a} is not valid UTF-8; rename it")
+    return found
 
 
 def _some(names: Sequence[str]) -> str:
@@ -482,7 +499,7 @@ def _locate_records(
     if missing:
         wrong_case = any(text.lower() == NEGATIVE.lower() for text in missing)
         report(
-            Problem(
+            Finding(
                 "missing files",
                 f"{path}: {len(missing)} files that it names do not exist",
                 f'an authentic image is marked "{NEGATIVE}", with this spelling'
@@ -546,8 +563,8 @@ def _names_classes(records: list[tuple[str, str]], path: Path) -> bool:
 
 def _dataset_classes() -> dict[str, Any]:
     # Imported here: IMDLBenCo's datasets import torch, which most of this module does without.
-    import IMDLBenCo.datasets  # noqa: F401, PLC0415 (registers them)
-    from IMDLBenCo.registry import DATASETS  # noqa: PLC0415
+    import IMDLBenCo.datasets  # noqa: F401 (registers them)
+    from IMDLBenCo.registry import DATASETS
 
     return DATASETS.module_dict
 
@@ -579,7 +596,7 @@ def _read_part(class_name: str, path: Path, pair: Pair, report: Report) -> Image
 
 def _read_foreign(class_name: str, path: Path, report: Report) -> ImageSet:
     """Take the lists of a registered dataset class of someone else's."""
-    from IMDLBenCo.datasets.abstract_dataset import AbstractDataset  # noqa: PLC0415 (imports torch)
+    from IMDLBenCo.datasets.abstract_dataset import AbstractDataset
 
     dataset_class = _dataset_classes()[class_name]
     if not (isinstance(dataset_class, type) and issubclass(dataset_class, AbstractDataset)):
