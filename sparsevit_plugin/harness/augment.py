@@ -7,9 +7,9 @@
       - IMDLBenCo.RandomCopyMove: {p: 0.1}
       - OneOf: {transforms: [{GaussianBlur: {}}, {ImageCompression: {}}], p: 0.3}
 
-A plain name is one of albumentations' transforms, `IMDLBenCo.` stands before one of IMDLBenCo's, and
-`register_transform` adds a lab's own. Nothing else is ever looked up, so a list runs no code of its
-own. The name `none` is the empty list.
+A plain name is one of albumentations' transforms, `IMDLBenCo.` stands before one of IMDLBenCo's,
+and `register_transform` adds a lab's own. Nothing else is ever looked up, so a list runs no code of
+its own. The name `none` is the empty list.
 """
 
 import hashlib
@@ -112,13 +112,13 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _build_all(entries: object, where: str) -> list[Any]:
+def _build_all(entries: object, where: str) -> list[object]:
     if not isinstance(entries, list):
         raise UserError(f"{where}: expected a list of transforms, got {entries!r}")
     return [_build(entry, f"{where}[{number}]") for number, entry in enumerate(entries)]
 
 
-def _build(entry: object, where: str) -> Any:  # noqa: ANN401 -- albumentations has no types
+def _build(entry: object, where: str) -> object:
     """Build one entry: a name, or a name and its arguments."""
     if isinstance(entry, str):
         entry = {entry: {}}
@@ -136,7 +136,7 @@ def _build(entry: object, where: str) -> Any:  # noqa: ANN401 -- albumentations 
     return _call(known[name], settings, f"{where} {name}")
 
 
-def _call(transform: Callable[..., Any], settings: dict[str, Any], where: str) -> Any:  # noqa: ANN401
+def _call(transform: Callable[..., object], settings: dict[str, Any], where: str) -> object:
     # albumentations tells a range from a single bound by its being a tuple.
     settings = {k: tuple(v) if _is_range(k, v) else v for k, v in settings.items()}
     try:

@@ -128,8 +128,8 @@ class Config:
         values = {
             name: value for name, value in self.options().items() if BY_NAME[name].affects_results
         }
-        arguments_ = {**self.constructor_defaults, **self.model_arguments}
-        content = {"verb": self.verb, "options": values, "model_arguments": arguments_}
+        call = {**self.constructor_defaults, **self.model_arguments}
+        content = {"verb": self.verb, "options": values, "model_arguments": call}
         text = json.dumps(_plain(content), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -448,8 +448,8 @@ def _check_complete(cfg: Config, takes: Mapping[str, Argument]) -> None:
             raise UserError(f"benco {cfg.verb} needs {written(name)}: a folder or a JSON file")
     if not cfg.fit:
         raise UserError(
-            f"{cfg.model} has no card that says how images are fitted to a square; give --fit resize "
-            "or --fit pad (upstream: --if-resizing, --if-padding)"
+            f"{cfg.model} has no card that says how images are fitted to a square; give "
+            "--fit resize or --fit pad (upstream: --if-resizing, --if-padding)"
         )
     missing = [
         n for n, argument in takes.items() if argument.required and n not in cfg.model_arguments

@@ -10,7 +10,6 @@ from typing import Final
 
 VERBS: Final = ("train", "test")
 TRAIN: Final = ("train",)
-TEST: Final = ("test",)
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,8 @@ def _model_options() -> list[Option]:
             "checkpoint",
             "str",
             "",
-            "Weights to test: a file, or the output folder of a training run.",
+            "Weights to test, or to start training from: a file, or the output folder of a run.",
             group,
-            verbs=TEST,
             upstream=("checkpoint_path",),
             deviation="upstream's default is a folder on its authors' machine",
             in_recipe=False,

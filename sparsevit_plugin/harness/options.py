@@ -106,7 +106,7 @@ def parse(verb: str, argv: Sequence[str]) -> Flags:
         if word in ("-h", "--help"):
             flags.help = True
         elif not _FLAG.match(word):
-            raise UserError(f'unexpected "{word}": every value follows a flag, as in --model NAME')
+            raise UserError(f"unexpected {word!r}: every value follows a flag, as in --model NAME")
         else:
             _read_flag(verb, word, words, flags, switched)
     return flags
@@ -265,11 +265,6 @@ def to_float(value: object, where: str) -> float:
     if number - number != 0:
         raise UserError(f"{where}: expected a finite number, got {value!r}")
     return number
-
-
-def wants_help(argv: Sequence[str]) -> bool:
-    """Say whether a command line asks for help, before anything else is read from it."""
-    return "-h" in argv or "--help" in argv
 
 
 _EXAMPLES: Final = {
