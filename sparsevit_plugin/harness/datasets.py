@@ -75,6 +75,8 @@ class CheckedDataset(AbstractDataset):
     pasted and `origin_shape` the photograph's own.
     """
 
+    post_transform: albumentations.Compose
+
     def __init__(
         self,
         images: ImageSet,
