@@ -1,0 +1,60 @@
+"""What a table can show and by which conventions: names, columns and wording; imports little."""
+
+from dataclasses import dataclass
+
+AUTHENTIC = ("tampered", "zero", "one")
+"""What an authentic image counts for: it is left out, it counts 0, or 1 when predicted empty."""
+
+SCORE_AT = ("model", "image")
+"""Where a map was scored: at the model's size, or at the photograph's own."""
+
+EVALUATORS = ("exact", "benco")
+
+FORMATS = ("terminal", "markdown", "csv")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a table.
+
+    Attributes:
+        title: In words, for captions.
+        kind: `mean` of a column over images, `pooled` over the pixels of all images, `image` for a
+            figure of image-level scores, `area` for the mean predicted area of authentic images.
+        column: The column of a result row, or the figure that is computed from the counts.
+        higher_is_better: Which end is good.
+        at_threshold: Whether it depends on the rows' threshold.
+    """
+
+    title: str
+    kind: str
+    column: str
+    higher_is_better: bool = True
+    at_threshold: bool = True
+
+
+METRICS = {
+    "pixel_f1": Metric("pixel F1", "mean", "f1"),
+    "pixel_best_f1": Metric(
+        "pixel F1 at each image's best threshold", "mean", "best_f1", at_threshold=False
+    ),
+    "pixel_iou": Metric("pixel IoU", "mean", "iou"),
+    "pixel_auc": Metric("pixel AUC", "mean", "auc", at_threshold=False),
+    "pixel_precision": Metric("pixel precision", "mean", "precision"),
+    "pixel_recall": Metric("pixel recall", "mean", "recall"),
+    "pixel_accuracy": Metric("pixel accuracy", "mean", "accuracy"),
+    "pooled_f1": Metric("pixel F1", "pooled", "f1"),
+    "pooled_iou": Metric("pixel IoU", "pooled", "iou"),
+    "pooled_precision": Metric("pixel precision", "pooled", "precision"),
+    "pooled_recall": Metric("pixel recall", "pooled", "recall"),
+    "pooled_accuracy": Metric("pixel accuracy", "pooled", "accuracy"),
+    "image_f1": Metric("image-level F1", "image", "f1"),
+    "image_auc": Metric("image-level AUC", "image", "auc", at_threshold=False),
+    "image_accuracy": Metric("image-level accuracy", "image", "accuracy"),
+    "authentic_fp_area": Metric(
+        "share of an authentic image predicted tampered",
+        "area",
+        "predicted_area",
+        higher_is_better=False,
+    ),
+}

@@ -1,0 +1,374 @@
+"""The store: a folder of Parquet files, one per cell (a manifest on an image set).
+
+::
+
+    rows/<manifest_id>--<set>.parquet                 one row per image and score size
+    histograms/<manifest_id>--<set>--<hash>.parquet   the map's histograms, joined by the rows' key
+    manifests/<manifest_id>.json                      what was run, to read
+
+A cell's row file is written last and replaced in one step. It names its histogram file and carries
+its manifest and the facts of its set, so that whatever moment a writer is killed at, a reader finds
+the old cell or the new one, whole. Writers of different cells do not meet.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import atomic_path, write_json_atomic
+from sparsevit_plugin.results.schema import (
+    HISTOGRAM_COLUMNS,
+    ROW_COLUMNS,
+    SCHEMA_VERSION,
+    Column,
+    arrow_schema,
+)
+
+if TYPE_CHECKING:
+    from sparsevit_plugin.results.statistics import DifferenceTable
+    from sparsevit_plugin.results.tables import Table
+
+Records = pd.DataFrame | Sequence[Mapping[str, Any]]
+
+_METADATA = b"sparsevit_plugin"
+_ROW_KEY = ["sample_name", "score_at", "evaluator"]
+_ID_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One manifest on one image set.
+
+    Attributes:
+        manifest_id: Of its manifest.
+        dataset: Name of the set.
+        path: Its row file.
+        manifest: What was run, as it was when the cell was written.
+        facts: Of the image set: fingerprint, path, what was skipped.
+        histogram_path: Its histogram file; None when it has none.
+    """
+
+    manifest_id: str
+    dataset: str
+    path: Path
+    manifest: dict[str, Any]
+    facts: dict[str, Any]
+    histogram_path: Path | None
+
+
+@dataclass
+class Results:
+    """Stored results.
+
+    Attributes:
+        rows: One row per image, score size and cell; columns as in `schema.ROW_COLUMNS`. `photos`
+            is an Arrow list column. Counts that are missing in some row are floats.
+        cells: The cells that the rows are from.
+    """
+
+    rows: pd.DataFrame
+    cells: list[Cell] = field(default_factory=list)
+
+    @property
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        """Manifests by their id; of several writings the last."""
+        ordered = sorted(self.cells, key=lambda cell: str(cell.manifest.get("created", "")))
+        return {cell.manifest_id: cell.manifest for cell in ordered}
+
+    @cached_property
+    def histograms(self) -> pd.DataFrame:
+        """The maps' histograms, read on first use; columns as in `schema.HISTOGRAM_COLUMNS`.
+
+        Raises:
+            UserError: A histogram file is missing or broken.
+        """
+        paths = [cell.histogram_path for cell in self.cells if cell.histogram_path is not None]
+        tables = [_read(path, HISTOGRAM_COLUMNS)[0] for path in paths]
+        return _as_frame(pa.concat_tables(tables) if tables else _empty(HISTOGRAM_COLUMNS))
+
+    def table(self, metric: str = "pixel_f1", **conventions: Any) -> "Table":  # noqa: ANN401
+        """Make a table; arguments as of `sparsevit_plugin.results.tables.build_table`."""
+        from sparsevit_plugin.results.tables import build_table
+
+        return build_table(self, metric, **conventions)
+
+    def difference_table(
+        self,
+        model: str,
+        baselines: Sequence[str],
+        metric: str = "pixel_f1",
+        **conventions: Any,  # noqa: ANN401
+    ) -> "DifferenceTable":
+        """Compare models by photograph; arguments as of `statistics.difference_table`."""
+        from sparsevit_plugin.results.statistics import difference_table
+
+        return difference_table(self, model, baselines, metric, **conventions)
+
+
+def new_manifest_id(content: Mapping[str, Any]) -> str:
+    """Name a manifest by what makes its results: the same content always has the same id.
+
+    Args:
+        content: What two runs must share to give the same rows: model and its arguments, checkpoint
+            hash, evaluators, how images are fitted, precision, seed. Values as JSON has them.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
+
+
+class Store:
+    """Writes cells into a folder.
+
+    Args:
+        folder: Made when the first cell is written.
+    """
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def write(
+        self,
+        manifest: Mapping[str, Any],
+        dataset: str,
+        rows: Records,
+        histograms: Records = (),
+        facts: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write one cell; one that is there already is replaced.
+
+        Args:
+            manifest: What was run; holds at least `manifest_id` and `model`.
+            dataset: Name of the image set.
+            rows: One per image and score size. Columns that are missing are null.
+            histograms: One per row of the exact evaluators; empty for none. Other columns of a row
+                may stand beside theirs and are left out.
+            facts: Of the image set, kept with the cell: `fingerprint`, `path`, `skipped`,
+                `pairing`.
+
+        Returns:
+            The row file.
+
+        Raises:
+            UserError: The folder cannot be written, there is no row, or one image has two rows.
+            ValueError: A row has a column that the schema does not know.
+        """
+        manifest_id, model = manifest["manifest_id"], manifest["model"]
+        known = {"manifest_id": manifest_id, "dataset": dataset}
+        table = _as_table(rows, ROW_COLUMNS, {**known, "model": model})
+        if not table.num_rows:
+            raise UserError(f"{dataset}: no result row to store")
+        _refuse_duplicates(table, dataset)
+        stem = f"{manifest_id}--{quote(dataset, safe='')}"
+        stored_manifest = {**manifest, "schema_version": SCHEMA_VERSION}
+        note = {
+            **known,
+            "schema_version": SCHEMA_VERSION,
+            "manifest": stored_manifest,
+            "facts": dict(facts or {}),
+            "histograms": self._write_histograms(stem, histograms, known),
+        }
+        write_json_atomic(self.folder / "manifests" / f"{manifest_id}.json", stored_manifest)
+        path = self._row_file(manifest_id, dataset)
+        with atomic_path(path) as temporary:
+            _write_parquet(table, temporary, note)
+        self._remove_old_histograms(stem, note["histograms"])
+        return path
+
+    def has(self, manifest_id: str, dataset: str, fingerprint: str | None = None) -> bool:
+        """Say whether a cell is there, made from a set with this fingerprint (None for any).
+
+        Raises:
+            UserError: Its file is broken.
+        """
+        path = self._row_file(manifest_id, dataset)
+        if not path.exists():
+            return False
+        facts = _note(path, _open(path)).get("facts", {})
+        return fingerprint is None or facts.get("fingerprint") == fingerprint
+
+    def _row_file(self, manifest_id: str, dataset: str) -> Path:
+        return self.folder / "rows" / f"{manifest_id}--{quote(dataset, safe='')}.parquet"
+
+    def _write_histograms(
+        self, stem: str, histograms: Records, known: Mapping[str, str]
+    ) -> str | None:
+        """Write a cell's histograms under a name of their own contents; return the name."""
+        if len(histograms) == 0:
+            return None
+        table = _as_table(histograms, HISTOGRAM_COLUMNS, known, others=ROW_COLUMNS)
+        buffer = io.BytesIO()
+        _write_parquet(table, buffer, {**known, "schema_version": SCHEMA_VERSION})
+        contents = buffer.getvalue()
+        name = f"{stem}--{hashlib.sha256(contents).hexdigest()[:8]}.parquet"
+        with atomic_path(self.folder / "histograms" / name) as temporary:
+            temporary.write_bytes(contents)
+        return name
+
+    def _remove_old_histograms(self, stem: str, current: str | None) -> None:
+        for path in (self.folder / "histograms").glob(f"{stem}--{'[0-9a-f]' * 8}.parquet"):
+            if path.name != current:
+                path.unlink(missing_ok=True)
+
+
+def load(*folders: str | PathLike[str]) -> Results:
+    """Read every cell below some folders.
+
+    A cell that is found twice with equal rows is read once.
+
+    Args:
+        folders: Stores, or folders with stores somewhere below them.
+
+    Raises:
+        UserError: A folder is missing or holds no results, or a row file is broken, no result of
+            this package, or of a newer schema.
+    """
+    cells: list[Cell] = []
+    tables: list[pa.Table] = []
+    for path in _row_files(folders):
+        table, note = _read(path, ROW_COLUMNS)
+        if any(_same_cell(note, cell) and _equal(table, tables[i]) for i, cell in enumerate(cells)):
+            continue
+        cells.append(_cell(path, note))
+        tables.append(table)
+    if not cells:
+        raise UserError(f"no results below {', '.join(map(str, folders))}: run benco test first")
+    return Results(_as_frame(pa.concat_tables(tables)), cells)
+
+
+def _row_files(folders: Iterable[str | PathLike[str]]) -> list[Path]:
+    found: dict[Path, Path] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder: give a run's folder or one that holds runs")
+        for path in sorted(folder.rglob("*.parquet")):
+            if path.parent.name == "rows" and not path.name.startswith("."):
+                found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _cell(path: Path, note: Mapping[str, Any]) -> Cell:
+    name = note.get("histograms")
+    return Cell(
+        manifest_id=note["manifest_id"],
+        dataset=note["dataset"],
+        path=path,
+        manifest=note["manifest"],
+        facts=note.get("facts", {}),
+        histogram_path=path.parent.parent / "histograms" / name if name else None,
+    )
+
+
+def _same_cell(note: Mapping[str, Any], cell: Cell) -> bool:
+    return (note["manifest_id"], note["dataset"]) == (cell.manifest_id, cell.dataset)
+
+
+def _equal(one: pa.Table, other: pa.Table) -> bool:
+    return one.num_rows == other.num_rows and _as_frame(one).equals(_as_frame(other))
+
+
+def _as_table(
+    records: Records,
+    columns: tuple[Column, ...],
+    known: Mapping[str, str],
+    others: tuple[Column, ...] = (),
+) -> pa.Table:
+    """Bring records to a schema; `known` are the columns that are the same in every record."""
+    given, count = _columns(records), len(records)
+    unknown = set(given) - {column.name for column in (*columns, *others)}
+    if unknown:
+        raise ValueError(f"columns that the schema does not know: {', '.join(sorted(unknown))}")
+    schema = arrow_schema(columns)
+    arrays = []
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if name in known:
+            arrays.append(pa.array([known[name]] * count, kind))
+        elif name in given:
+            arrays.append(
+                pa.array(given[name], kind, from_pandas=isinstance(records, pd.DataFrame))
+            )
+        else:
+            arrays.append(pa.nulls(count, kind))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _columns(records: Records) -> dict[str, Any]:
+    if isinstance(records, pd.DataFrame):
+        return {str(name): records[name] for name in records.columns}
+    names = {name: None for record in records for name in record}
+    return {name: [record.get(name) for record in records] for name in names}
+
+
+def _refuse_duplicates(table: pa.Table, dataset: str) -> None:
+    keys = table.select(_ROW_KEY).to_pandas()
+    doubled = keys[keys.duplicated()]
+    if len(doubled):
+        raise UserError(f"{dataset}: two rows for image {doubled['sample_name'].iloc[0]}")
+
+
+def _empty(columns: tuple[Column, ...]) -> pa.Table:
+    return arrow_schema(columns).empty_table()
+
+
+def _write_parquet(table: pa.Table, target: Path | io.BytesIO, note: Mapping[str, Any]) -> None:
+    text = json.dumps(note, ensure_ascii=False, default=str).encode()
+    pq.write_table(table.replace_schema_metadata({_METADATA: text}), target, compression="zstd")
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is broken or no Parquet file: remove it and test again") from error
+
+
+def _note(path: Path, file: pq.ParquetFile) -> dict[str, Any]:
+    """Return what was noted in a file when it was written."""
+    metadata = file.schema_arrow.metadata or {}
+    if _METADATA not in metadata:
+        raise UserError(f"{path} holds no results of this package: move it out of the results")
+    note = json.loads(metadata[_METADATA])
+    if note["schema_version"] > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema {note['schema_version']}, this version reads up to "
+            f"{SCHEMA_VERSION}: upgrade sparsevit-plugin"
+        )
+    return note
+
+
+def _read(path: Path, columns: tuple[Column, ...]) -> tuple[pa.Table, dict[str, Any]]:
+    """Read a file into the schema's columns; an older file's missing ones are null."""
+    file = _open(path)
+    note = _note(path, file)
+    try:
+        table = file.read()
+        schema = arrow_schema(columns)
+        arrays = [
+            table[name].cast(kind) if name in table.column_names else pa.nulls(len(table), kind)
+            for name, kind in zip(schema.names, schema.types, strict=True)
+        ]
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is broken: remove it and test again") from error
+    return pa.Table.from_arrays(arrays, schema=schema), note
+
+
+def _as_frame(table: pa.Table) -> pd.DataFrame:
+    """Convert to pandas; list columns stay in Arrow, which copies nothing."""
+    return table.unify_dictionaries().to_pandas(
+        types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_list(kind) else None,
+        split_blocks=True,
+    )
