@@ -3,6 +3,9 @@
 from pathlib import Path
 
 
+from sparsevit_plugin.cli.test import print_results
+
+
 def run(argv: list[str]) -> int:
     """Train as the command line says.
 
@@ -33,7 +36,7 @@ def run(argv: list[str]) -> int:
         return launch_processes(cfg.devices, ["train", *argv])
     train(cfg)
     if is_main_process():
-        from sparsevit_plugin.cli.test import print_results
-
-        print_results(Path(cfg.output_dir))
+        print(f"weights: {Path(cfg.output_dir) / 'best.safetensors'}")
+        if cfg.test_data_path:
+            print_results(Path(cfg.output_dir))
     return 0

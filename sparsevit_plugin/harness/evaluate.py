@@ -144,6 +144,20 @@ def _score_batch(
     with fabric.autocast():
         output = model(**inputs, if_predcit_label=settings.predict_label)
     output = _as_float(output, batch)
+    try:
+        _score(output, batch, settings, result)
+    except ValueError as error:
+        names = ", ".join(batch["sample_name"])
+        raise UserError(
+            f"the model's pred_mask cannot be scored: {error} ({names}); it must hold finite "
+            "probabilities, so a model that gives logits needs a sigmoid"
+        ) from error
+
+
+def _score(
+    output: dict[str, Any], batch: dict[str, Any], settings: EvaluationSettings, result: SetResult
+) -> None:
+    """Score a batch at the model's size and, with exact evaluators, at the photographs' own."""
     pooling = {"pooling": output.pop("pooling")}
     scored = {key: batch.get(key) for key in ("mask", "shape_mask", "label")}
     if settings.evaluators == "benco":

@@ -1,6 +1,7 @@
 """What training and testing share: from a configuration to a model, to sets, and to stored rows."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,8 @@ from sparsevit_plugin.results.store import Store, new_manifest_id
 
 INPUT_OPTIONS = ("image_size", "fit", "edge_mask_width")
 """The options that shape what a model is fed."""
+
+WEIGHTS_NAME = re.compile(r"pretrain\w*(path|weight)")
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -61,7 +64,10 @@ def check_weight_files(cfg: Config) -> None:
     Raises:
         UserError: For the first such file.
     """
-    for argument, path in named_weights(cfg).items():
+    named = named_weights(cfg)
+    if cfg.pretrained_sha256 and not named:
+        raise UserError("--pretrained-sha256 was given, but no weights file: add --pretrained-path")
+    for argument, path in named.items():
         if not path.is_file():
             raise UserError(f"--{argument.replace('_', '-')} {path}: no such weights file")
         wanted = cfg.pretrained_sha256 or _hash_on_card(cfg, argument, path)
@@ -73,13 +79,17 @@ def check_weight_files(cfg: Config) -> None:
 
 
 def named_weights(cfg: Config) -> dict[str, Path]:
-    """Return the weights files among the constructor arguments, which the model's card names."""
+    """Return the pretraining files among the constructor arguments.
+
+    An argument means one when the model's card says so or its name does, as in `pretrained_path`,
+    `seg_pretrain_path` or `np_pretrain_weights`.
+    """
     card = load_model_card(cfg.model)
-    arguments = {weight.argument for weight in card.weights} if card else set()
+    on_card = {weight.argument for weight in card.weights} if card else set()
     return {
         name: Path(value)
-        for name in sorted(arguments)
-        if (value := cfg.model_arguments.get(name)) and isinstance(value, str)
+        for name, value in sorted(cfg.model_arguments.items())
+        if isinstance(value, str) and value and (name in on_card or WEIGHTS_NAME.search(name))
     }
 
 
