@@ -36,8 +36,8 @@ class Spacing:
     Attributes:
         rate: The paper's sparsity rate S, at least 1.
         sparsity: "rate": the stride is S whatever the size of the grid (the paper's definition).
-            "group": the side of a group is `reference_side // rate` tokens, so the stride grows with
-            the image, as in IMDLBenCo 0.1.45 and the official repository.
+            "group": the side of a group is `reference_side // rate` tokens, so the stride grows
+            with the image, as in IMDLBenCo 0.1.45 and the official repository.
         reference_side: Side of the stage's grid at 512 x 512, where both readings agree. Only
             "group" uses it.
     """

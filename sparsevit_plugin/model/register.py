@@ -8,10 +8,10 @@ def register() -> None:
     """
     # IMDLBenCo's models must be there before one of them is replaced: importing them later would
     # fail on the name that is taken. The import is slow, so it waits until models are asked for.
-    import IMDLBenCo.model_zoo  # noqa: F401, PLC0415
-    from IMDLBenCo.registry import MODELS  # noqa: PLC0415
+    import IMDLBenCo.model_zoo  # noqa: F401
+    from IMDLBenCo.registry import MODELS
 
-    from sparsevit_plugin.model.sparsevit import (  # noqa: PLC0415
+    from sparsevit_plugin.model.sparsevit import (
         SparseViT,
         SparseViT_small,
         SparseViT_tiny,

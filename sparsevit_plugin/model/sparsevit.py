@@ -262,8 +262,7 @@ class SparseViT_small(SparseViT):  # noqa: N801  (the registered name)
 
 
 class SparseViT_tiny(SparseViT):  # noqa: N801  (the registered name)
-    """A SparseViT of 1.1 M parameters for 128 x 128 images, small enough to train on a CPU in
-    minutes.
+    """A SparseViT of 1.1 M parameters for 128 x 128 images, to be trained on a CPU in minutes.
 
     At its size stage 3 is a grid of 8 x 8 tokens and stage 4 one of 4 x 4. The groups of its blocks
     hold 1, 4, 16 and 64 tokens in stage 3 and 4 and 16 in stage 4: in the first block of stage 3
