@@ -233,7 +233,7 @@ def resolve(verb: str, argv: Sequence[str], *, recorded: Recorded | None = None)
     record = _recorded_layer(verb, flags, recorded)
     registration.register_all()
     registration.import_user([*_texts(flags.values, "imports"), *(named.imports if named else ())])
-    model = _model_name(verb, [flags.values, named.options if named else {}, record.options])
+    model = _model_name(verb, flags, [named.options if named else {}, record.options])
     constructor = registration.get_model_class(model)
     card = load_model_card(model)
     recipe = named or load_recipe(card.recipe if card and card.recipe else NO_RECIPE)
@@ -251,10 +251,14 @@ def _texts(values: Mapping[str, object], name: str) -> tuple[str, ...]:
     return tuple(str(item) for item in value) if isinstance(value, tuple) else ()
 
 
-def _model_name(verb: str, places: Sequence[Mapping[str, object]]) -> str:
-    for values in places:
+def _model_name(verb: str, flags: options.Flags, lower: Sequence[Mapping[str, object]]) -> str:
+    for values in (flags.values, *lower):
         if values.get("model"):
             return str(values["model"])
+    for name in flags.other:  # without a model, these cannot be told from its arguments
+        hint = suggest(written(name), options.flag_names(verb))
+        if hint:
+            raise UserError(f"unknown flag {written(name)}, and no --model.{hint}")
     raise UserError(f'benco {verb} needs --model NAME; "benco models" lists the names')
 
 

@@ -299,7 +299,11 @@ def _epilog(verb: str) -> str:
 
 def _add_to_help(group: "argparse._ArgumentGroup", option: Option) -> None:
     text = option.help
-    if option.default is not None and option.default not in ("", ()):
+    if (
+        option.default is not None
+        and option.default is not False
+        and option.default not in ("", ())
+    ):
         text += f" (default: {show(option.default)})"
     text = text.replace("%", "%%")
     if option.kind == "bool":

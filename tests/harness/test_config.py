@@ -245,6 +245,7 @@ def test_a_recipe_can_name_the_model_and_its_code(tmp_path, monkeypatch):
     ("argv", "message"),
     [
         ([], "benco train needs --model NAME"),
+        (["--modl", "SparseViT"], 'unknown flag --modl, and no --model. Did you mean "--model"?'),
         (["--model", "SparseVit"], 'unknown model "SparseVit". Did you mean "SparseViT"?'),
         (["--model", "SparseViT", "--recipe", "sparsevit-pepo"], "Did you mean"),
         (["--model", "SparseViT", "--s-block3", "1"], 'Did you mean "--s-blocks3"?'),
