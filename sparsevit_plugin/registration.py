@@ -50,6 +50,7 @@ class _State:
 
     started: bool = False
     sources: dict[str, str] = field(default_factory=dict)
+    owners: dict[str, str] = field(default_factory=dict)  # of top-level packages
     broken: dict[str, str] = field(default_factory=dict)
     imported: dict[str, str] = field(default_factory=dict)
 
@@ -136,6 +137,7 @@ def _models() -> dict[str, Callable[..., Any]]:
 def _register_plugin(entry_point: importlib.metadata.EntryPoint) -> None:
     distribution = entry_point.dist
     owner = f"{distribution.name} {distribution.version}" if distribution else entry_point.value
+    _STATE.owners.setdefault(entry_point.value.split(":")[0].split(".")[0], owner)
     before = dict(_models())
     try:
         entry_point.load()()
@@ -154,11 +156,16 @@ def _note_additions(before: dict[str, Callable[..., Any]], owner: str) -> None:
 
 
 def _source(name: str, constructor: Callable[..., Any]) -> str:
-    """Return who made a model; a new name for one of IMDLBenCo's is still IMDLBenCo's."""
+    """Return who made a model; a new name for one of IMDLBenCo's is still IMDLBenCo's.
+
+    A plugin that was imported before it was asked to register has added nothing since: its package
+    tells the owner.
+    """
     module = constructor.__module__
-    if module.split(".")[0] == "IMDLBenCo":
+    package = module.split(".")[0]
+    if package == "IMDLBenCo":
         return f"IMDLBenCo {installed_version('imdlbenco')}"
-    return _STATE.sources.get(name, module)
+    return _STATE.sources.get(name) or _STATE.owners.get(package, module)
 
 
 def _is_file_name(path: str) -> bool:

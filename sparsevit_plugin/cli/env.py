@@ -146,9 +146,11 @@ def called_package(script: Path) -> str:
 
 def script_folder() -> Path:
     """Return where this environment's installer put the plugin's scripts."""
-    for file in importlib.metadata.files(DISTRIBUTION) or []:
-        if file.name in ("benco", "benco.exe"):
-            return Path(str(file.locate())).resolve().parent
+    # A checkout's own metadata, which has no list of scripts, may come before the installer's.
+    for distribution in importlib.metadata.distributions(name=DISTRIBUTION):
+        for file in distribution.files or []:
+            if file.name in ("sparsevit", "sparsevit.exe"):
+                return Path(str(file.locate())).resolve().parent
     return Path(sysconfig.get_path("scripts"))
 
 

@@ -3,11 +3,13 @@
 Nothing here imports torch or IMDLBenCo, so that `benco --help` answers at once.
 """
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sparsevit_plugin.cli.parser import SuggestingParser
@@ -85,9 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, what the verb answers, 2 for bad input, 130 when interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    _prepare_process()
     try:
-        code = _dispatch(words)
+        with _clean_output():
+            code = _dispatch(words)
         sys.stdout.flush()
     except UserError as error:
         print(f"benco: error: {error}", file=sys.stderr)
@@ -108,15 +110,19 @@ def version_text() -> str:
     return "\n".join(f"{shown} {installed_version(name)}" for name, shown in names.items())
 
 
-def _prepare_process() -> None:
-    """Set up warnings and log lines, which belong to the process and so to the command alone."""
-    silence_known_warnings()
+@contextlib.contextmanager
+def _clean_output() -> Iterator[None]:
+    """Show the package's log as the command's own lines, and hide IMDLBenCo's known warnings."""
     log = logging.getLogger("sparsevit_plugin")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_LevelFormatter())
-        log.addHandler(handler)
-        log.propagate = False
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LevelFormatter())
+    log.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            silence_known_warnings()
+            yield
+    finally:
+        log.removeHandler(handler)
 
 
 class _LevelFormatter(logging.Formatter):
