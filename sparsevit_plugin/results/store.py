@@ -37,7 +37,7 @@ from sparsevit_plugin.results.schema import (
 )
 
 if TYPE_CHECKING:
-    from sparsevit_plugin.results.statistics import DifferenceTable
+    from sparsevit_plugin.results.differences import DifferenceTable
     from sparsevit_plugin.results.tables import Table
 
 Records = pd.DataFrame | Sequence[Mapping[str, Any]]
@@ -111,8 +111,8 @@ class Results:
         metric: str = "pixel_f1",
         **conventions: Any,  # noqa: ANN401
     ) -> "DifferenceTable":
-        """Compare models by photograph; arguments as of `statistics.difference_table`."""
-        from sparsevit_plugin.results.statistics import difference_table
+        """Compare models by photograph; arguments as of `differences.difference_table`."""
+        from sparsevit_plugin.results.differences import difference_table
 
         return difference_table(self, model, baselines, metric, **conventions)
 
