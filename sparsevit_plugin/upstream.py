@@ -1,6 +1,8 @@
 """IMDLBenCo, imported without the warnings that it causes and that its user cannot mend."""
 
+import contextlib
 import importlib
+import io
 import warnings
 from types import ModuleType
 
@@ -22,7 +24,11 @@ def silence_known_warnings() -> None:
 
 
 def import_upstream(module: str = "IMDLBenCo") -> ModuleType:
-    """Import `module` of IMDLBenCo and leave the process's warning filters as they were."""
-    with warnings.catch_warnings():
+    """Import `module` of IMDLBenCo quietly.
+
+    The process's warning filters are left as they were, and what the import prints (PyTorch's
+    version, twice) does not get into the output of our commands, which may be read by a program.
+    """
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         silence_known_warnings()
         return importlib.import_module(module)

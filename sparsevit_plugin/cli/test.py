@@ -15,13 +15,13 @@ def run(argv: list[str]) -> int:
     Raises:
         UserError: If something that the user gave cannot be used.
     """
-    from sparsevit_plugin.harness.config import resolve
-    from sparsevit_plugin.harness.devices import is_main_process, launch_processes, under_torchrun
     from sparsevit_plugin.harness.options import help_text, parse
 
     if parse("test", argv).help:
         print(help_text("test"))
         return 0
+    from sparsevit_plugin.harness.config import resolve
+    from sparsevit_plugin.harness.devices import is_main_process, launch_processes, under_torchrun
     from sparsevit_plugin.harness.testing import (
         checkpoint_files,
         evaluate_checkpoints,

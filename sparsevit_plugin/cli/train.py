@@ -18,13 +18,14 @@ def run(argv: list[str]) -> int:
     Raises:
         UserError: If something that the user gave cannot be used.
     """
-    from sparsevit_plugin.harness.config import resolve
-    from sparsevit_plugin.harness.devices import is_main_process, launch_processes, under_torchrun
     from sparsevit_plugin.harness.options import help_text, parse
 
     if parse("train", argv).help:
         print(help_text("train"))
         return 0
+    from sparsevit_plugin.harness.config import resolve
+    from sparsevit_plugin.harness.devices import is_main_process, launch_processes, under_torchrun
+
     cfg = resolve("train", argv)
     if cfg.print_config:
         cfg.print()
