@@ -11,7 +11,7 @@ PYTEST_WORKERS ?= 2
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
-	@echo "make test-system   tests that need an index of packages or more than one interpreter"
+	@echo "make test-system   tests that need a package index"
 	@echo "make lint          ruff and mypy"
 	@echo "make venv          only the virtual environment, in $(VENV)"
 	@echo "make clean         remove $(VENV) and every cache; runs/ stays"
@@ -23,6 +23,7 @@ $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 10) <= v < (3, 13) and "Python 3.10 to 3.12 is needed, this is %d.%d: make PYTHON=/path/to/python3.11 ..." % v)'
 	@start=$$(date +%s); \
 	$(PYTHON) -m venv $(VENV) && \
+	echo "== installing PyTorch and the rest: minutes" && \
 	$(BIN)/python -m pip install --editable '.[test]' && \
 	$(BIN)/python -m sparsevit_plugin env --fix && \
 	touch $(STAMP) && \
@@ -40,7 +41,7 @@ lint: $(STAMP)
 
 test: lint
 	@echo "== tests"
-	$(BIN)/python -m pytest -m "not system" -n $(PYTEST_WORKERS) --durations 10
+	$(BIN)/python -m pytest -m "not system" -n $(PYTEST_WORKERS) --dist loadgroup --durations 10
 
 test-system: $(STAMP)
 	@echo "== system tests"
