@@ -469,13 +469,15 @@ def _listed_set(
         raise UserError(f"{path}: no usable image is left of its list")
     folder = path if path.is_dir() else path.parent
     photos, notes = _read_photos(folder)
-    names, repeated = _unique_names(_relative_names([image for image, _ in pairs], folder))
+    # Absolute, but with links left as they are: a link's name is the name that the user knows.
+    absolute = [os.path.abspath(image) for image, _ in pairs]  # noqa: PTH100
+    photos_at = {os.path.abspath(folder / name): of for name, of in photos.items()}  # noqa: PTH100
+    names, repeated = _unique_names(_relative_names(absolute, os.path.abspath(folder)))  # noqa: PTH100
     if repeated:
         notes += (f"{path}: {repeated} images are listed more than once, and count each time",)
-    keys = _relative_names([image for image, _ in pairs], folder, must_be_inside=True)
     samples = tuple(
-        Sample(image, mask, sample_name, photos.get(key, ()))
-        for (image, mask), sample_name, key in zip(pairs, names, keys, strict=True)
+        Sample(image, mask, sample_name, photos_at.get(file, ()))
+        for (image, mask), sample_name, file in zip(pairs, names, absolute, strict=True)
     )
     return ImageSet(name, kind, path, samples, pairing, notes=notes)
 
@@ -512,17 +514,13 @@ def _locate_records(
     return located
 
 
-def _relative_names(images: list[Path], folder: Path, *, must_be_inside: bool = False) -> list[str]:
-    """Return posix paths relative to `folder`, or to the deepest common one if some lie outside.
-
-    With `must_be_inside`, a path outside is given relative to `folder` all the same (with `..`).
-    """
-    absolute = [os.path.abspath(image) for image in images]  # noqa: PTH100 (links stay links)
-    root = os.path.abspath(folder)  # noqa: PTH100
-    inside = os.path.join(root, "")  # noqa: PTH118 (with a separator at its end)
-    if not must_be_inside and not all(path.startswith(inside) for path in absolute):
-        root = os.path.commonpath([os.path.dirname(path) for path in absolute])  # noqa: PTH120
-    return [Path(os.path.relpath(path, root)).as_posix() for path in absolute]
+def _relative_names(files: list[str], folder: str) -> list[str]:
+    """Return posix paths relative to `folder`, or to the deepest common one if some lie outside."""
+    root = folder
+    if not all(file.startswith(root + os.sep) for file in files):
+        root = os.path.commonpath([os.path.dirname(file) for file in files])  # noqa: PTH120
+    start = len(root.rstrip(os.sep)) + 1
+    return [file[start:].replace(os.sep, "/") for file in files]
 
 
 def _unique_names(names: list[str]) -> tuple[list[str], int]:
