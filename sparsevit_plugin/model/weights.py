@@ -8,7 +8,7 @@ accepts.
 import argparse
 import pickle
 import re
-import zipfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike
@@ -123,6 +123,7 @@ def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
         raise UserError(f"{file}: no such weights file.")
     read = _read_safetensors if file.suffix == ".safetensors" else _read_pickle
     try:
+        file.open("rb").close()
         checkpoint = read(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}.") from error
@@ -243,11 +244,12 @@ def _read_safetensors(file: Path) -> Checkpoint:
 
 def _read_pickle(file: Path) -> Checkpoint:
     try:
-        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # odd pickle protocols; the error says it
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{file}: {_refusal(str(error))}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes make the unpickler raise whatever it stumbles over
         raise UserError(f"{file}: truncated or damaged, or no checkpoint at all.") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds a {type(content).__name__}, not the weights of a model.")
@@ -348,6 +350,9 @@ def _mismatch(
     report: LoadReport, missing: list[str], state: Mapping[str, Tensor], model: nn.Module
 ) -> str:
     """Say in one line how a file and a model differ, and whose weights they may be."""
+    origin = _origin(state)
+    if guess_model(state) == guess_model(model.state_dict()) is not None:
+        origin = "it looks like the same model in another configuration"
     parts = [
         f"{len(keys)} {what} (first: {keys[0]})"
         for what, keys in (
@@ -357,9 +362,7 @@ def _mismatch(
         )
         if keys
     ]
-    return (
-        f"{report.path}: does not fit {_name(model)}: tensors {', '.join(parts)}; {_origin(state)}."
-    )
+    return f"{report.path}: does not fit {_name(model)}: tensors {', '.join(parts)}; {origin}."
 
 
 def _origin(state: Mapping[str, Tensor]) -> str:
