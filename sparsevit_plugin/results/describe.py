@@ -1,8 +1,7 @@
-"""The words of a table: row labels, caption and footnotes, so that no number stands without its
-terms."""
+"""The words of a table: row labels, caption, footnotes. No number stands without its terms."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -28,6 +27,14 @@ _EVALUATOR = {
 }
 
 
+class _Identity(NamedTuple):
+    """What tells the rows of a table apart."""
+
+    manifest_id: str
+    model: str
+    checkpoint: str
+
+
 def row_labels(results: Results, rows: pd.DataFrame) -> dict[str, str]:
     """Name every manifest that has rows: the model, and what tells it from others of that name.
 
@@ -38,10 +45,10 @@ def row_labels(results: Results, rows: pd.DataFrame) -> dict[str, str]:
     Returns:
         manifest_id to label, the oldest manifest first.
     """
-    present = rows[["manifest_id", "model", "checkpoint"]].drop_duplicates()
+    present = rows[list(_Identity._fields)].drop_duplicates().astype(str)
     manifests = results.manifests
     order = sorted(
-        present.astype(str).itertuples(index=False),
+        (_Identity(*map(str, row)) for row in present.to_numpy()),
         key=lambda row: (str(manifests.get(row.manifest_id, {}).get("created", "")), row.model),
     )
     labels: dict[str, str] = {}
@@ -96,8 +103,8 @@ def refuse_conflicts(cells: Sequence[Cell]) -> None:
         other = seen.setdefault((cell.manifest_id, cell.dataset), cell)
         if other is not cell:
             raise UserError(
-                f"{other.path} and {cell.path} hold different rows of one run on one set: give only "
-                "one of their folders"
+                f"{other.path} and {cell.path} hold different rows of one run on one set: give "
+                "only one of their folders"
             )
 
 

@@ -152,8 +152,8 @@ def difference_table(
     found, parts = [], []
     for name in names:
         for baseline in baselines:
-            of_both = (_rows_of(rows, chosen[which], name) for which in (model, baseline))
-            photographs = photograph_differences(*of_both, metric, authentic)
+            rows_a, rows_b = (_rows_of(rows, chosen[key], name) for key in (model, baseline))
+            photographs = photograph_differences(rows_a, rows_b, metric, authentic)
             label = shown[chosen[baseline]]
             if photographs.empty:
                 raise UserError(f"{name}: no image that {model} and {baseline} both have")

@@ -1,5 +1,4 @@
-"""Cross-dataset tables: rows are models, columns are test sets, every convention is in the
-caption."""
+"""Cross-dataset tables: rows are models, columns are test sets, the caption has the conventions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -78,49 +77,52 @@ class Table:
         A count that all rows of a set share stands in the header, others in their cells.
         """
         marks, _ = self.footnotes()
-        shared = {name: self._shared_count(name) for name in self.counts}
-        header = ["model"]
-        for name, role in self.roles.items():
-            count = shared.get(name)
-            header.append(name if role == AVERAGE or count is None else f"{name} (n={count})")
-        rows = [header]
-        for label in self.values.index:
-            cells = [self._cell(label, name, shared, digits) for name in self.roles]
+        columns = [self._column(name, digits) for name in self.roles]
+        rows = [["model", *(header for header, _ in columns)]]
+        for place, label in enumerate(self.values.index):
+            cells = [texts[place] for _, texts in columns]
             rows.append([f"{label}{marks.get(label, '')}", *cells])
         return rows
 
-    def _shared_count(self, name: str) -> int | None:
-        counts = set(self.counts[name][self.values[name].notna()])
-        return int(counts.pop()) if len(counts) == 1 else None
-
-    def _cell(self, label: str, name: str, shared: dict[str, int | None], digits: int) -> str:
-        text = render.number(float(self.values.at[label, name]), digits)
-        if text == render.MISSING or shared.get(name, 0) is not None:
-            return text
-        return f"{text} (n={self.counts.at[label, name]})"
+    def _column(self, name: str, digits: int) -> tuple[str, list[str]]:
+        """Return a column's header and its cells as text."""
+        values = self.values[name].tolist()
+        texts = [render.number(value, digits) for value in values]
+        if self.roles[name] == AVERAGE:
+            return name, texts
+        counts = self.counts[name].tolist()
+        shown = {n for n, value in zip(counts, values, strict=True) if not np.isnan(value)}
+        if len(shown) == 1:
+            return f"{name} (n={shown.pop()})", texts
+        return name, [
+            text if text == render.MISSING else f"{text} (n={n})"
+            for text, n in zip(texts, counts, strict=True)
+        ]
 
     def to_markdown(self, digits: int = 3) -> str:
         """Return the table, its caption and its footnotes as Markdown."""
         below = "\n".join(f"{line}\n" for line in self.lines())
         return f"{render.to_markdown(self.grid(digits))}\n{below}"
 
-    def to_csv(self) -> str:
+    def to_csv(self, *, header: bool = True) -> str:
         """Return the table as CSV, for each set the value at full precision, n and n undefined.
 
         Missing values are empty. The last columns repeat the row's notes and the caption.
+
+        Args:
+            header: Whether the first line names the columns.
         """
-        header = ["model"]
+        names = ["metric", "model"]
         for name, role in self.roles.items():
-            header += [name] if role == AVERAGE else [name, f"{name} n", f"{name} undefined"]
-        rows = [[*header, "notes", "caption"]]
+            names += [name] if role == AVERAGE else [name, f"{name} n", f"{name} undefined"]
+        rows = [[*names, "notes", "caption"]] if header else []
         for label in self.values.index:
-            cells = [label]
+            cells = [self.metric, str(label)]
             for name, role in self.roles.items():
-                value = float(self.values.at[label, name])
-                cells.append("" if np.isnan(value) else repr(value))
+                value = self.values[name].loc[label]
+                cells.append("" if np.isnan(value) else repr(float(value)))
                 if role != AVERAGE:
-                    cells.append(str(self.counts.at[label, name]))
-                    cells.append(str(self.undefined.at[label, name]))
+                    cells += [str(part[name].loc[label]) for part in (self.counts, self.undefined)]
             notes = "; ".join([*self.notes.get(label, []), *self.remarks])
             rows.append([*cells, notes, self.caption])
         return render.to_csv(rows)
@@ -203,10 +205,10 @@ def _about_average(roles: dict[str, str]) -> str:
 
 def _remarks(undefined: pd.DataFrame) -> list[str]:
     left_out = [
-        f"{label} on {name} {undefined.at[label, name]}"
-        for label in undefined.index
+        f"{label} on {name} {n}"
         for name in undefined.columns
-        if undefined.at[label, name]
+        for label, n in undefined[name].items()
+        if n
     ]
     if not left_out:
         return []
