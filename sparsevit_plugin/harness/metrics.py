@@ -247,10 +247,10 @@ def binned_f1(
 def binned_best_f1(
     tampered_histogram: NDArray[np.integer], authentic_histogram: NDArray[np.integer]
 ) -> NDArray[np.float64]:
-    """Compute the largest F1 over the bins' edges: at most the exact best F1, which tries every
-    value.
+    """Compute the largest F1 over the bins' edges.
 
-    Predicting every pixel is among the candidates, as it is there.
+    It is at most the exact best F1, which tries every value. Predicting every pixel is among the
+    candidates, as it is there.
 
     Args:
         tampered_histogram: Counts, shape (..., 256).
@@ -337,10 +337,10 @@ def _per_level(levels: _Levels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _auc(positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> float:
-    """Return the chance that a positive outranks a negative, ties half, from counts per ascending
-    level.
+    """Return the chance that a positive outranks a negative, ties half, from counts per level.
 
-    Twice the number of won pairs is a whole number below 2**63 for anything under 4e9 pixels.
+    Levels ascend. Twice the number of won pairs is a whole number below 2**63 for anything under
+    4e9 pixels.
     """
     below = np.cumsum(negatives) - negatives
     pairs = int(positives.sum()) * int(negatives.sum())
