@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 from sparsevit_plugin.cli.test import print_results
 
 

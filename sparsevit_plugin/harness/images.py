@@ -259,11 +259,18 @@ def decode_mask(path: Path | str) -> Mask:
     # A black JPEG may decode to a few ones: noise, not a mask of 0 and 1.
     smallest = _EIGHT_BIT if file_format in _LOSSY_FORMATS else 1
     full = _full_value(path, samples, smallest)
+    if samples.dtype == np.uint8 and samples.ndim == 3 and _is_grey(samples):  # noqa: PLR2004
+        samples = samples[..., 0]  # a grey mask, read as colour: a third of the work
     scaled = samples.astype(np.float32) * (_EIGHT_BIT / full)
     grey = scaled.mean(axis=2) if scaled.ndim == 3 else scaled  # noqa: PLR2004 (axes)
     tampered = grey > TAMPERED_ABOVE
     binary = bool(np.all((samples == 0) | (samples == full)))
     return Mask(tampered.astype(np.uint8) * np.uint8(_EIGHT_BIT), binary)
+
+
+def _is_grey(samples: NDArray) -> bool:
+    first = samples[..., 0]
+    return np.array_equal(first, samples[..., 1]) and np.array_equal(first, samples[..., 2])
 
 
 def _decode(path: Path | str) -> tuple[NDArray, tuple[str, ...], int, str]:

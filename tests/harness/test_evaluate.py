@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from sparsevit_plugin.results.store import load
 
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.harness.evaluate import native_map
 from sparsevit_plugin.harness.testing import checkpoint_files
+from sparsevit_plugin.results.store import load
 from tests.harness.helpers import TINY, run_train
 
 KEY = ["sample_name", "score_at"]
@@ -177,9 +177,8 @@ def test_bad_images_stop_a_test_or_are_skipped_and_listed(test_set, tmp_path, ca
     assert "003.jpg" in capsys.readouterr().err.splitlines()[-1]
     rows = run_test("AllTampered", test_set, tmp_path / "skip", "--on-bad-image", "skip")
     assert rows["sample_name"].nunique() == 6
-    (manifest,) = load(tmp_path / "skip").manifests.values()
-    skipped = manifest["datasets"][test_set.name]["skipped"]
-    assert [entry["name"] for entry in skipped] == ["Tp/003.jpg"]
+    (cell,) = load(tmp_path / "skip").cells
+    assert [entry["name"] for entry in cell.facts["skipped"]] == ["Tp/003.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -187,13 +186,10 @@ def test_bad_images_stop_a_test_or_are_skipped_and_listed(test_set, tmp_path, ca
     [
         (("--checkpoint", "nowhere.pth"), "no such file"),
         ((), "name them with --checkpoint"),
-        (("--checkpoint", "."), "neither best.safetensors"),
+        (("--checkpoint", "tests"), "neither best.safetensors"),
     ],
 )
-def test_a_test_without_weights_ends_in_one_line(
-    test_set, tmp_path, capsys, flags, said, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
+def test_a_test_without_weights_ends_in_one_line(test_set, tmp_path, capsys, flags, said):
     base = ("test", *TINY, "--test-data-path", str(test_set), "--output-dir", str(tmp_path / "o"))
     assert main([*base, *flags]) == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
