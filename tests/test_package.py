@@ -32,9 +32,6 @@ USED_WITHOUT_IMPORT = {
     "sklearn": "its photographs are read as files",
 }
 
-# The tests below share one wheel and one environment: they run in one process.
-pytestmark = pytest.mark.xdist_group("wheel")
-
 
 def setup_cfg() -> configparser.ConfigParser:
     parser = configparser.ConfigParser()
