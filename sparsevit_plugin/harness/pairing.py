@@ -52,7 +52,7 @@ Report: TypeAlias = Callable[[Finding], None]
 
 def _stem(name: str) -> str:
     # One file system stores an accent apart from its letter, another does not.
-    # (Sets have up to a million names, for which Path is slow.)
+    # Sets have up to a million names, for which Path is slow.
     return unicodedata.normalize("NFC", os.path.splitext(name)[0])  # noqa: PTH122
 
 

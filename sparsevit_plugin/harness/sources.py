@@ -71,7 +71,6 @@ class ImageSet:
         path: The folder or JSON file.
         samples: The images, in the order of IMDLBenCo's class.
         pairing: How masks were paired with images, in words.
-        sample_number: How many of them are drawn per epoch; None for each once.
         notes: What a user should know: ignored files, dropped samples.
     """
 
@@ -80,7 +79,6 @@ class ImageSet:
     path: Path
     samples: tuple[Sample, ...]
     pairing: str
-    sample_number: int | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -319,8 +317,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _describe(value: object) -> str:
-    kinds = {dict: "a nested dict", list: "a list", str: "a string", type(None): "null"}
-    return f"{kinds.get(type(value), 'a ' + type(value).__name__)} {json.dumps(value)[:60]}"
+    kinds = {dict: "a nested dict", list: "a list", str: "the string"}
+    return f"{kinds.get(type(value), 'the value')} {json.dumps(value)[:60]}"
 
 
 def _locate(text: str, base: Path) -> Path | None:

@@ -257,7 +257,7 @@ def test_images_listed_twice_keep_names_apart(tiny_set):
     [
         ("[]", "empty"),
         ("{}", "names no set"),
-        ("3", "found a int"),
+        ("3", "found the value 3"),
         ("[3]", "entry 1 must be"),
         ('[["a", "b", "c"]]', "entry 1 must be"),
         ('[["a", null]]', "entry 1 must hold two strings"),
