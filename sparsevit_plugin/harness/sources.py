@@ -317,7 +317,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _describe(value: object) -> str:
-    kinds = {dict: "a nested dict", list: "a list", str: "the string"}
+    kinds: dict[type, str] = {dict: "a nested dict", list: "a list", str: "the string"}
     return f"{kinds.get(type(value), 'the value')} {json.dumps(value)[:60]}"
 
 
