@@ -202,8 +202,11 @@ def _weights_notes(manifest: Mapping[str, Any]) -> list[str]:
 
 def _data_notes(cell: Cell) -> list[str]:
     notes = []
-    if cell.facts.get("skipped"):
-        notes.append(f"{cell.dataset}: {len(cell.facts['skipped'])} unusable images were skipped")
+    if skipped := cell.facts.get("skipped"):
+        images = (
+            "1 unusable image was" if len(skipped) == 1 else f"{len(skipped)} unusable images were"
+        )
+        notes.append(f"{cell.dataset}: {images} skipped")
     if cell.facts.get("pairing") == "position":
         notes.append(f"{cell.dataset}: images and masks were paired by position")
     return notes

@@ -93,13 +93,14 @@ class DifferenceTable:
 
     def to_markdown(self, digits: int = 3) -> str:
         """Return both tables and the caption as Markdown."""
-        tables = (render.to_markdown(g) for g in (self.grid(digits), self.photograph_grid(digits)))
+        grids = (self.grid(digits), self.photograph_grid(digits))
+        tables = (render.to_markdown(grid, names=2) for grid in grids)
         return "\n".join([*tables, f"{self.caption}\n"])
 
     def print(self, file: TextIO | None = None, digits: int = 3) -> None:
         """Print both tables and the caption."""
-        render.print_grid(self.grid(digits), [], file)
-        render.print_grid(self.photograph_grid(digits), [self.caption], file)
+        render.print_grid(self.grid(digits), [], file, names=2)
+        render.print_grid(self.photograph_grid(digits), [self.caption], file, names=2)
 
 
 def _signed(value: float, digits: int) -> str:

@@ -21,18 +21,25 @@ def number(value: float, digits: int) -> str:
     return MISSING if value != value else f"{value:.{digits}f}"  # noqa: PLR0124 - NaN only
 
 
-def to_markdown(grid: Grid) -> str:
-    """Return a grid as a Markdown table, the first column to the left, the others to the right."""
+def to_markdown(grid: Grid, names: int = 1) -> str:
+    """Return a grid as a Markdown table.
+
+    Args:
+        grid: What to show.
+        names: So many columns at the left hold names, which stand to the left, numbers to the
+            right.
+    """
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in grid]
     widths = [max(len(row[i]) for row in escaped) for i in range(len(escaped[0]))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [_pad(escaped[0], widths), rule, *(_pad(row, widths) for row in escaped[1:])]
+    rule = ["-" * width if i < names else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    body = [_pad(row, widths, names) for row in escaped]
+    lines = [body[0], rule, *body[1:]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    first = row[0].ljust(widths[0])
-    return [first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+def _pad(row: Sequence[str], widths: Sequence[int], names: int) -> list[str]:
+    cells = enumerate(zip(row, widths, strict=True))
+    return [cell.ljust(width) if i < names else cell.rjust(width) for i, (cell, width) in cells]
 
 
 def to_csv(grid: Grid) -> str:
@@ -42,18 +49,23 @@ def to_csv(grid: Grid) -> str:
     return text.getvalue()
 
 
-def print_grid(grid: Grid, caption: Sequence[str], file: TextIO | None = None) -> None:
+def print_grid(
+    grid: Grid, caption: Sequence[str], file: TextIO | None = None, names: int = 1
+) -> None:
     """Print a grid and the lines below it; nothing is cut where the output is no terminal.
 
     Args:
         grid: What to print.
         caption: Lines below it.
         file: Where; standard output when None.
+        names: So many columns at the left hold names.
     """
     console = Console(file=file, highlight=False)
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(grid[0]):
-        table.add_column(Text(name), justify="right" if position else "left", overflow="fold")
+        table.add_column(
+            Text(name), justify="left" if position < names else "right", overflow="fold"
+        )
     for row in grid[1:]:
         table.add_row(*(Text(cell) for cell in row))
     if not console.is_terminal:

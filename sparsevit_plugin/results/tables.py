@@ -58,7 +58,7 @@ class Table:
         """Number the notes: the marks of each row label, and the numbered lines."""
         texts = list(dict.fromkeys(note for notes in self.notes.values() for note in notes))
         marks = {
-            label: "".join(f" [{texts.index(note) + 1}]" for note in notes)
+            label: "".join(f" [{place}]" for place in sorted(texts.index(n) + 1 for n in notes))
             for label, notes in self.notes.items()
         }
         return marks, [f"[{place + 1}] {text}" for place, text in enumerate(texts)]
