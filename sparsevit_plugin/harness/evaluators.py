@@ -7,6 +7,7 @@ image as 0, break ties by sort order, or fail; IMDLBenCo's give its published nu
 a process group.
 """
 
+import math
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -263,6 +264,8 @@ class UpstreamImageEvaluator(_ImageEvaluator):
     """
 
     def _compute(self, labels: np.ndarray, scores: np.ndarray) -> float:
+        if self.column == "auc" and len(np.unique(labels)) < 2:  # noqa: PLR2004 - two classes
+            return math.nan  # scikit-learn below it warns or raises, by its version
         evaluator = getattr(_evaluation, _UPSTREAM_IMAGE[self.column])(threshold=self.threshold)
         evaluator.remain_update(torch.from_numpy(scores).float(), torch.from_numpy(labels).float())
         return float(evaluator.epoch_update())
