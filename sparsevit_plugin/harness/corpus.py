@@ -96,11 +96,13 @@ class DemoCorpus:
     Attributes:
         train: List of the training set.
         tests: List of each test set by name.
+        tests_file: The JSON file that names the test sets.
         summary: What it holds.
     """
 
     train: Path
     tests: dict[str, Path]
+    tests_file: Path
     summary: CorpusSummary
 
 
@@ -186,7 +188,7 @@ def make_demo(
         progress=progress,
     )
     tests = {name: part.path for name, part in summary.sets.items() if part.split == "test"}
-    return DemoCorpus(summary.sets["train"].path, tests, summary)
+    return DemoCorpus(summary.sets["train"].path, tests, out / "tests.json", summary)
 
 
 def _check_sets(photographs: Sequence[Photograph], sets: Sequence[SetSpec]) -> None:
@@ -348,6 +350,8 @@ def _write_sets(maker: Maker, root: Path, workers: int, progress: Progress | Non
         jobs += [Job(spec.name, False, index) for index in range(spec.authentic)]
     images: dict[str, dict[str, Any]] = {name: {} for name in maker.sets}
     done = 0
+    if progress:
+        progress(done, len(jobs))
     for records in _in_order(_Writer(maker, root), jobs, workers):
         for job, name, record in records:
             images[job.set_name][name] = record
@@ -370,9 +374,14 @@ def _write_set_lists(
         "split": spec.split,
         "seed": seed,
         "edge_rule": edits.EDGE_RULE,
-        "images": images,
+        "images": {},
     }
-    _write_json(folder / "manifest.json", manifest)
+    # One line an image: it can be searched with grep, and is a fifth of the indented size.
+    lines = (f"{json.dumps(name)}: {json.dumps(record)}" for name, record in images.items())
+    text = json.dumps(manifest, indent=1).replace(
+        '"images": {}', '"images": {\n' + ",\n".join(lines) + "\n}"
+    )
+    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
 
 
 _Record = tuple[Job, str, dict[str, Any]]
@@ -408,7 +417,8 @@ def _in_order(writer: _Writer, jobs: Sequence[Job], workers: int) -> Iterator[li
     chunks = [jobs[start : start + _CHUNK] for start in range(0, len(jobs), _CHUNK)]
     workers = min(workers, len(chunks))
     if workers <= 1:
-        yield from map(writer.write, chunks)
+        with _single_threaded_opencv():
+            yield from map(writer.write, chunks)
         return
     # Spawned, not forked: the caller may have threads (torch has); a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
@@ -419,11 +429,22 @@ def _in_order(writer: _Writer, jobs: Sequence[Job], workers: int) -> Iterator[li
         pool.shutdown(cancel_futures=True)
 
 
+@contextmanager
+def _single_threaded_opencv() -> Iterator[None]:
+    """Keep OpenCV to one thread: for pictures this small its threads mostly wait for each other."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
 _process_writer: list[_Writer] = []
 
 
 def _start_process(writer: _Writer) -> None:
-    cv2.setNumThreads(1)  # one process per core already
+    cv2.setNumThreads(1)  # there is a process for each core already
     _process_writer.append(writer)
 
 

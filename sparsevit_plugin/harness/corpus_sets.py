@@ -46,22 +46,31 @@ OTHER_CAMERA = CameraRange(
 RESAVED = FinishRange(shrink=(0.85, 1.0), sharpening=(0.0, 0.6), jpeg=(75, 92), png_share=0.0)
 
 
+def smallest_photograph(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the (width, height) that a photograph needs for the usual sets of these sizes."""
+    specs = _usual_sets(("",), ("",), 0, 0, tuple(sizes))
+    widths, heights = zip(*(spec.smallest_photograph for spec in specs), strict=True)
+    return max(widths), max(heights)
+
+
 def folder_sets(
     photographs: Sequence[Photograph],
     *,
     count: int,
     seed: int,
-    sizes: Sequence[tuple[int, int]] = ((256, 256), (320, 240)),
+    sizes: Sequence[tuple[int, int]],
+    test_count: int | None = None,
     test_share: float = 0.3,
 ) -> list[SetSpec]:
     """Choose the usual sets for any photographs: one training set and four test sets.
 
     Args:
         photographs: What there is.
-        count: Tampered images of the training set; each test set has a tenth as many, but no fewer
-            than one a scene.
+        count: Tampered images of the training set.
         seed: Seed of the split.
         sizes: (width, height) of the images.
+        test_count: Tampered images of each test set; by default a tenth of `count`, but no fewer
+            than one for each scene.
         test_share: Part of the scenes that are tested on, at least two scenes.
 
     Returns:
@@ -80,7 +89,9 @@ def folder_sets(
     number = min(max(2, round(test_share * len(scenes))), len(scenes) - 2)
     test = tuple(sorted(scenes[place] for place in order[:number]))
     train = tuple(sorted(scenes[place] for place in order[number:]))
-    return _usual_sets(train, test, count, max(count // 10, len(test)), tuple(sizes))
+    if test_count is None:
+        test_count = max(count // 10, len(test))
+    return _usual_sets(train, test, count, test_count, tuple(sizes))
 
 
 def demo_sets(scale: float = 1.0) -> list[SetSpec]:

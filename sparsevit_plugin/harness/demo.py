@@ -72,6 +72,8 @@ def run_demo(out: Path, *, seed: int, workers: int) -> None:
 
 
 def _train(corpus: DemoCorpus, out: Path, seed: int, workers: int) -> Trainer:
+    # On a CPU the model keeps all cores busy: loader processes would only get in its way.
+    loaders = workers if torch.cuda.is_available() else 0
     arguments = [
         *("--model", MODEL, "--recipe", "sparsevit-demo", "--seed", str(seed)),
         *("--data-path", str(corpus.train), "--test-data-path", str(corpus.tests_file)),
@@ -79,7 +81,7 @@ def _train(corpus: DemoCorpus, out: Path, seed: int, workers: int) -> Trainer:
             "--output-dir",
             str(out / "runs" / MODEL),
             "--num-workers",
-            str(workers),
+            str(loaders),
             "--resume",
             "auto",
         ),
@@ -90,7 +92,8 @@ def _train(corpus: DemoCorpus, out: Path, seed: int, workers: int) -> Trainer:
 
 def _test_baseline(name: str, corpus: DemoCorpus, out: Path, seed: int) -> None:
     arguments = [
-        *("--model", name, "--image-size", "128", "--if-resizing", "--test-batch-size", "32"),
+        *("--model", name, "--image-size", "128", "--fit", "resize", "--test-batch-size", "32"),
+        *("--num-workers", "0"),
         *("--test-data-path", str(corpus.tests_file), "--output-dir", str(out / "runs" / name)),
         *("--seed", str(seed)),
     ]

@@ -113,16 +113,16 @@ class CameraRange:
     def draw(self, rng: np.random.Generator) -> Camera:
         """Draw one camera."""
         style = rng.integers(3)
-        red, green, blue = (float(gain) for gain in rng.uniform(*self.gain, 3))
+        red, green, blue = (draw_between(self.gain, rng) for _ in range(3))
         return Camera(
             gains=(red, green, blue),
-            gamma=float(rng.uniform(*self.gamma)),
-            blur=float(rng.uniform(*self.blur)) if style == 0 else 0.0,
-            read_noise=float(rng.uniform(*self.read_noise)),
-            shot_noise=float(rng.uniform(*self.shot_noise)),
+            gamma=draw_between(self.gamma, rng),
+            blur=draw_between(self.blur, rng) if style == 0 else 0.0,
+            read_noise=draw_between(self.read_noise, rng),
+            shot_noise=draw_between(self.shot_noise, rng),
             noise_seed=int(rng.integers(2**31)),
-            sharpening=float(rng.uniform(*self.sharpening)) if style == 1 else 0.0,
-            jpeg=None if rng.random() < self.raw_share else int(rng.integers(*self.jpeg) + 1),
+            sharpening=draw_between(self.sharpening, rng) if style == 1 else 0.0,
+            jpeg=None if rng.random() < self.raw_share else _draw_quality(self.jpeg, rng),
         )
 
 
@@ -160,9 +160,9 @@ class FinishRange:
     def draw(self, rng: np.random.Generator) -> Finish:
         """Draw one way of saving."""
         return Finish(
-            shrink=float(rng.uniform(*self.shrink)),
-            sharpening=float(rng.uniform(*self.sharpening)),
-            jpeg=None if rng.random() < self.png_share else int(rng.integers(*self.jpeg) + 1),
+            shrink=draw_between(self.shrink, rng),
+            sharpening=draw_between(self.sharpening, rng),
+            jpeg=None if rng.random() < self.png_share else _draw_quality(self.jpeg, rng),
         )
 
 
@@ -192,6 +192,11 @@ class Inpainting:
 
     method: Literal["telea", "navier-stokes"]
     radius: int
+
+
+def draw_between(limits: tuple[float, float], rng: np.random.Generator) -> float:
+    """Draw a number uniformly, with four decimals: what a manifest shows is what was used."""
+    return round(float(rng.uniform(*limits)), 4)
 
 
 def draw_view(
@@ -297,11 +302,12 @@ def polygon_alpha(
 def region_alpha(image: Image, area: float, feather: float, rng: np.random.Generator) -> Alpha:
     """Draw an irregular shape that follows the structure of an image, with a soft edge.
 
-    Neighbouring watershed regions of the image's gradient are joined until they cover `area`.
+    Neighbouring watershed regions of the image's gradient are joined while that brings their area
+    closer to what is asked.
 
     Args:
         image: The image whose structure is followed.
-        area: Part of the image to cover, at least.
+        area: Part of the image to cover, roughly.
         feather: Standard deviation of the edge's softness, in pixels.
         rng: Source of the draw.
 
@@ -315,7 +321,10 @@ def region_alpha(image: Image, area: float, feather: float, rng: np.random.Gener
         neighbours = np.unique(labels[ring & ~chosen])
         if len(neighbours) == 0:
             break
-        chosen |= labels == rng.choice(neighbours)
+        grown = chosen | (labels == rng.choice(neighbours))
+        if grown.mean() - area > area - chosen.mean():
+            break
+        chosen = grown
     hard = np.where(chosen, 255, 0).astype(np.uint8)
     hard = cv2.resize(hard, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
     return _feathered(hard, feather)
@@ -347,7 +356,7 @@ def draw_paste(
     middle = turned.mean(axis=0)
     best = max(offsets, key=lambda offset: float(np.hypot(*(middle + offset - start))))
     matrix = np.column_stack([turn, best])
-    rows_of_three = tuple(tuple(float(value) for value in row) for row in matrix)
+    rows_of_three = tuple(tuple(round(float(value), 6) for value in row) for row in matrix)
     return Paste(scale=scale, degrees=degrees, matrix=rows_of_three)  # type: ignore[arg-type] # 2 x 3
 
 
@@ -407,6 +416,10 @@ def mean_change(before: Image, after: Image, mask: Image) -> float:
     if not inside.any():
         return 0.0
     return float(np.abs(before[inside].astype(np.int16) - after[inside]).mean())
+
+
+def _draw_quality(limits: tuple[int, int], rng: np.random.Generator) -> int:
+    return int(rng.integers(limits[0], limits[1] + 1))
 
 
 def _to_bytes(picture: NDArray[Any]) -> Image:

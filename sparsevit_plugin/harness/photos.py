@@ -1,6 +1,5 @@
 """Photographs to make corpora from: inside scikit-image and scikit-learn, or a user's folder."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import sha256_file
 from sparsevit_plugin.harness.images import BadImage, read_image
 
 #: File names that `read_folder` takes for photographs.
@@ -20,6 +20,9 @@ PHOTO_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 
 #: Two photographs whose 256-bit gradient hashes differ in no more bits than this are one scene.
 REPEAT_BITS = 20
+
+#: Bad photographs that an error line names one by one.
+_NAMED = 10
 
 _HASH_SIDE = 16
 _NASA = "NASA, public domain"
@@ -154,8 +157,9 @@ def read_folder(
         else:
             good.append(photograph)
     if bad and on_bad_image == "stop":
-        named = "; ".join(str(error) for error in bad)
-        raise UserError(f"{named} (mend or remove, or pass --on-bad-image skip)")
+        named = "; ".join(str(error) for error in bad[:_NAMED])
+        more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+        raise UserError(f"{named}{more} (mend or remove, or pass --on-bad-image skip)")
     if not good:
         raise UserError(f"{folder}: no photographs found ({', '.join(sorted(PHOTO_SUFFIXES))})")
     return join_repeats(good), bad
@@ -194,7 +198,7 @@ def _open(
         path=path,
         height=height,
         width=width,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=sha256_file(path),
         source=source,
         licence=licence,
     )

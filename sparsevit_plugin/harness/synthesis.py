@@ -213,7 +213,7 @@ class Maker:
     def _edit(
         self, spec: SetSpec, base: _Shot, manipulation: Manipulation, rng: np.random.Generator
     ) -> _Edit:
-        area = float(rng.uniform(*spec.mask_area))
+        area = edits.draw_between(spec.mask_area, rng)
         if manipulation == "removal":
             alpha, shape = _draw_alpha(spec, base.picture, area, rng)
             how = edits.Inpainting(
@@ -222,8 +222,8 @@ class Maker:
             )
             picture, shown = edits.apply_inpainting(base.picture, alpha, how)
             return _finished_edit(base, [], picture, shown, [shape, _operation("inpainting", how)])
-        scale = float(np.exp(rng.uniform(*np.log(spec.scale))))
-        degrees = float(rng.uniform(-spec.degrees, spec.degrees))
+        scale = round(float(np.exp(rng.uniform(*np.log(spec.scale)))), 4)
+        degrees = edits.draw_between((-spec.degrees, spec.degrees), rng)
         donor = base
         if manipulation == "splicing":
             height, width = base.picture.shape[:2]
@@ -245,8 +245,8 @@ def _draw_alpha(
     spec: SetSpec, picture: Image, area: float, rng: np.random.Generator
 ) -> tuple[edits.Alpha, dict[str, Any]]:
     """Draw the shape of an edit: along the structure of what is cut, or a polygon."""
-    feather = float(rng.uniform(*spec.feather))
-    area = min(area, LARGEST_AREA)
+    feather = edits.draw_between(spec.feather, rng)
+    area = round(min(area, LARGEST_AREA), 4)
     height, width = picture.shape[:2]
     if rng.random() < spec.region_share:
         kind, alpha = "region", edits.region_alpha(picture, area, feather, rng)
