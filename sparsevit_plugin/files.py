@@ -45,9 +45,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)  # noqa: PTH105 - the two arguments' order is the point
         _flush_folder(target.parent)
     except OSError as error:
+        if error.filename and Path(str(error.filename)) not in (temporary, target, *target.parents):
+            raise  # the block's own trouble with another file
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _flush(path: Path) -> None:

@@ -267,7 +267,9 @@ class UpstreamImageEvaluator(_ImageEvaluator):
         if self.column == "auc" and len(np.unique(labels)) < 2:  # noqa: PLR2004 - two classes
             return math.nan  # scikit-learn below it warns or raises, by its version
         evaluator = getattr(_evaluation, _UPSTREAM_IMAGE[self.column])(threshold=self.threshold)
-        evaluator.remain_update(torch.from_numpy(scores).float(), torch.from_numpy(labels).float())
+        evaluator.remain_update(
+            torch.tensor(scores, dtype=torch.float32), torch.tensor(labels, dtype=torch.float32)
+        )
         return float(evaluator.epoch_update())
 
 

@@ -119,7 +119,7 @@ class TestDisagreements:
         truth = roc_auc_score(mask.flatten().numpy(), scores.flatten().numpy())
         assert ours["auc"] == pytest.approx(truth, abs=1e-12)
         assert truth == 0.5
-        assert abs(theirs["auc"] - truth) > 0.1
+        assert abs(theirs["auc"] - truth) > 0.05
 
     def test_constant_map(self):
         generator = torch.Generator().manual_seed(0)
