@@ -102,6 +102,20 @@ def test_best_f1_is_the_largest_over_all_thresholds(case):
     assert found.best_f1 >= found.f1 or math.isnan(found.f1)
 
 
+def test_of_equal_best_thresholds_the_largest_is_reported():
+    probability = np.array([[0.9, 0.8, 0.7, 0.6]], np.float32)
+    found = pixel_statistics(probability, np.array([[True, False, False, True]]))
+    assert found.best_f1 == pytest.approx(2 / 3)  # one pixel predicted, or all four
+    assert found.best_threshold == np.float32(0.8)
+
+
+def test_predicting_every_pixel_is_a_candidate():
+    probability = np.array([[0.0, 0.0]], np.float32)
+    found = pixel_statistics(probability, np.array([[True, True]]))
+    assert found.best_f1 == 1.0
+    assert (probability > found.best_threshold).all()
+
+
 @SETTINGS
 @given(scored_maps(), st.integers(1, BINS))
 def test_bins_give_the_exact_f1_at_every_edge(case, edge):
