@@ -14,11 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=min(2, os.cpu_count() or 1), help="loader processes (2)"
     )
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="factor of the number of pictures (1)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     from sparsevit_plugin.harness.demo import run_demo
 
-    run_demo(args.out, seed=args.seed, workers=args.workers)
+    run_demo(args.out, seed=args.seed, workers=args.workers, scale=args.scale)
     return 0

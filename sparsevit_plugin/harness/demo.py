@@ -47,17 +47,18 @@ class Stages:
         print(f"== {name}: {self.taken[name]:.0f} s", flush=True)
 
 
-def run_demo(out: Path, *, seed: int, workers: int) -> None:
+def run_demo(out: Path, *, seed: int, workers: int, scale: float = 1.0) -> None:
     """Make the corpus, train, test beside trivial baselines, and show what came out.
 
     Args:
         out: Folder for everything; a finished or killed demo in it is continued.
         seed: Seed of the corpus and of the training.
         workers: Processes that make and load pictures.
+        scale: Factor of the number of pictures; below 1 for a quick look that learns little.
     """
     stages = Stages({})
     with stages.stage("corpus"):
-        corpus = make_demo(out / "corpus", seed=seed, workers=workers)
+        corpus = make_demo(out / "corpus", seed=seed, workers=workers, scale=scale)
     with stages.stage("training"):
         trainer = _train(corpus, out, seed, workers)
     with stages.stage("testing the trivial baselines"):

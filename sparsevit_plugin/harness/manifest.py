@@ -2,14 +2,13 @@
 
 import platform
 import shlex
-import subprocess
 import sys
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from sparsevit_plugin.versions import DISTRIBUTION, git_commit, installed_version
 
 LIBRARIES = (
     "IMDLBenCo",
@@ -29,32 +28,15 @@ LIBRARIES = (
 
 def library_versions() -> dict[str, str]:
     """Return the installed version of every library that results depend on."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    versions = {name: installed_version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), **versions}
 
 
 def code_version() -> str:
     """Return the plugin's version, with the commit when it runs from a checkout."""
-    release = version("sparsevit-plugin")
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return release
-    try:
-        described = subprocess.run(  # noqa: S603
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return release
-    return f"{release}+{described}"
+    commit = git_commit("sparsevit_plugin")
+    release = installed_version(DISTRIBUTION)
+    return f"{release}+{commit[:12]}" if commit else release
 
 
 def describe_device(device: torch.device) -> str:

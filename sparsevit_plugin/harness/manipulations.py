@@ -473,4 +473,6 @@ def _regions(image: Image) -> Labels:
     grey = cv2.cvtColor(cv2.GaussianBlur(small, (0, 0), 1.5), cv2.COLOR_RGB2GRAY)
     across = cv2.Sobel(grey, cv2.CV_32F, 1, 0)
     down = cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    return watershed(cv2.magnitude(across, down), markers=_SEGMENT_SEEDS)
+    # The squared gradient floods in the same order as its root and is exact in float32; OpenCV's
+    # magnitude is not: its last bit depends on where the arrays lie in memory.
+    return watershed(across * across + down * down, markers=_SEGMENT_SEEDS)

@@ -196,12 +196,15 @@ class ModelUnderTest:
         checkpoint: `{"file", "sha256", "epoch"}`, or empty for a model without weights.
         selection: How the checkpoint was chosen: `val`, `last`, `test`, `unknown` or `none`.
         facts: More for the manifest: pretraining, recipe, training data.
+        run: Tells weights apart that are not in a checkpoint yet: the hash of their training's
+            configuration.
     """
 
     name: str
     checkpoint: dict[str, Any] = field(default_factory=dict)
     selection: str = "unknown"
     facts: dict[str, Any] = field(default_factory=dict)
+    run: str = ""
 
 
 class SetEvaluator:
@@ -229,6 +232,7 @@ class SetEvaluator:
             "registered_model": cfg.model,
             "model_arguments": cfg.model_arguments,
             "checkpoint_sha256": tested.checkpoint.get("sha256"),
+            "run": tested.run,
             "evaluators": cfg.evaluators,
             "fit": cfg.fit,
             "image_size": cfg.image_size,

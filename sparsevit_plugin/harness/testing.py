@@ -107,15 +107,13 @@ def _test_one(
         model = build_model(cfg)
         if any(True for _ in model.parameters()):
             raise UserError(f"{cfg.model} has weights: name them with --checkpoint FILE")
-        tested = ModelUnderTest(
-            cfg.name or cfg.model, selection="none", facts={"pretraining": "none needed"}
-        )
+        tested = ModelUnderTest(cfg.name, selection="none", facts={"pretraining": "none needed"})
     else:
         metadata = read_checkpoint(path).metadata
         cfg = without_pretraining(cfg)
         model = build_model(cfg)
         tested = ModelUnderTest(
-            cfg.name or cfg.model,
+            cfg.name,
             checkpoint={**load_checkpoint(model, path), "sha256": sha256_file(path)},
             selection=metadata.get("selection", "unknown"),
             facts=_facts(metadata),

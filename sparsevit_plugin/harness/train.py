@@ -490,7 +490,10 @@ class Trainer:
         if self.cfg.select != "val":
             return
         tested = ModelUnderTest(
-            name=self.cfg.name or self.cfg.model, selection="val", facts=self._facts()
+            name=self.cfg.name,
+            selection="val",
+            facts=self._facts(),
+            run=self.cfg.hash(),
         )
         label = "val" if len(self.data.held_out) == 1 else f"val:{name}"
         self.evaluator.write(
@@ -513,7 +516,7 @@ class Trainer:
         load_checkpoint(self.bare, path)
         best = self.state.best or {"epoch": self.state.epoch}
         tested = ModelUnderTest(
-            name=self.cfg.name or self.cfg.model,
+            name=self.cfg.name,
             checkpoint={"file": path.name, "sha256": sha256_file(path), "epoch": best["epoch"]},
             selection=self.cfg.select,
             facts=self._facts(),
