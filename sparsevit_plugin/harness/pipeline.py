@@ -20,7 +20,14 @@ from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.datasets import Fit, build_dataset
 from sparsevit_plugin.harness.evaluate import EvaluationSettings, SetResult, evaluate_set
 from sparsevit_plugin.harness.manifest import run_facts
-from sparsevit_plugin.harness.sources import BalancedSet, Pair, Source, fingerprint, read_source
+from sparsevit_plugin.harness.sources import (
+    BalancedSet,
+    Pair,
+    Source,
+    each_once,
+    fingerprint,
+    read_source,
+)
 from sparsevit_plugin.model.weights import load_into
 from sparsevit_plugin.results.store import Store, new_manifest_id
 
@@ -151,6 +158,12 @@ def read_sets(cfg: Config, path: str, *, what: str) -> dict[str, Source]:
     if not path:
         raise UserError(f"{what} is missing: give a folder with Tp/ and Gt/, or a JSON list")
     return read_source(path, pair=cast(Pair, cfg.pair))
+
+
+def read_test_sets(cfg: Config) -> dict[str, Source]:
+    """Read `--test-data-path`; of a balanced list every image is tested once."""
+    sets = read_sets(cfg, cfg.test_data_path, what="--test-data-path")
+    return {name: each_once(source) for name, source in sets.items()}
 
 
 def make_dataset(cfg: Config, source: Source, *, training: bool) -> Dataset:

@@ -195,18 +195,33 @@ def hold_out(
             )
     if isinstance(source, ImageSet):
         return splits[0]
-    validation = ImageSet(
+    validation = replace(source, parts=tuple(val for _, val in splits))
+    return replace(source, parts=tuple(train for train, _ in splits)), each_once(validation)
+
+
+def each_once(source: Source) -> ImageSet:
+    """Return a source for evaluation: every image once, none drawn at random.
+
+    Args:
+        source: A set, returned as it is, or a balanced one, whose parts are joined.
+
+    Returns:
+        The set; samples of a balanced one are named `<part>/<name>`.
+    """
+    if isinstance(source, ImageSet):
+        return source
+    return ImageSet(
         name=source.name,
-        kind="held out",
+        kind="parts of a BalancedDataset, each image once",
         path=source.path,
         samples=tuple(
             replace(sample, name=f"{part.name}/{sample.name}")
-            for part, (_, val) in zip(parts, splits, strict=True)
-            for sample in val.samples
+            for part in source.parts
+            for sample in part.samples
         ),
-        pairing="; ".join(dict.fromkeys(part.pairing for part in parts)),
+        pairing="; ".join(dict.fromkeys(part.pairing for part in source.parts)),
+        notes=tuple(note for part in source.parts for note in part.notes),
     )
-    return replace(source, parts=tuple(train for train, _ in splits)), validation
 
 
 def fingerprint(source: Source) -> str:

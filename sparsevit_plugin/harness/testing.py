@@ -18,7 +18,7 @@ from sparsevit_plugin.harness.pipeline import (
     build_model,
     load_checkpoint,
     named_weights,
-    read_sets,
+    read_test_sets,
 )
 from sparsevit_plugin.harness.train import prepare_output
 from sparsevit_plugin.model.weights import read_checkpoint
@@ -88,7 +88,7 @@ def evaluate_checkpoints(cfg: Config) -> None:
     Raises:
         UserError: If a set or a checkpoint cannot be used.
     """
-    sets = read_sets(cfg, cfg.test_data_path, what="--test-data-path")
+    sets = read_test_sets(cfg)
     checkpoints = checkpoint_files(cfg.checkpoint)
     fabric = make_fabric(cfg.device, cfg.precision)
     if fabric.is_global_zero:

@@ -45,6 +45,7 @@ from sparsevit_plugin.harness.pipeline import (
     mean_f1,
     pretraining_facts,
     read_sets,
+    read_test_sets,
     samples_of,
 )
 from sparsevit_plugin.harness.progress import Progress
@@ -118,7 +119,7 @@ def read_training_data(cfg: Config) -> TrainingData:
     """
     data = TrainingData(train=read_sets(cfg, cfg.data_path, what="--data-path"))
     if cfg.test_data_path:
-        data.tests = read_sets(cfg, cfg.test_data_path, what="--test-data-path")
+        data.tests = read_test_sets(cfg)
     if cfg.select == "test" and not data.tests:
         raise UserError("--select test needs --test-data-path")
     if cfg.select == "val":

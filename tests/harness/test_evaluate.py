@@ -1,5 +1,6 @@
 """Evaluation: every image once, in one process or two, at both resolutions."""
 
+import json
 import os
 import subprocess
 import sys
@@ -167,6 +168,15 @@ def test_several_named_sets_and_authentic_images(tmp_path, test_set, tiny_corpus
     assert len(authentic) == 3
     assert authentic["auc"].isna().all()
     assert (authentic["predicted_area"] == 1).all()
+
+
+def test_of_a_balanced_list_every_image_is_tested_once(tmp_path, test_set, tiny_set):
+    listing = tmp_path / "balanced.json"
+    parts = [["ManiDataset", str(test_set)], ["ManiDataset", str(tiny_set)]]
+    listing.write_text(json.dumps(parts))
+    rows = run_test("AllTampered", listing, tmp_path / "out")
+    names = rows[rows["score_at"] == "model"]["sample_name"]
+    assert len(names) == names.nunique() == 7 + 4
 
 
 def test_bad_images_stop_a_test_or_are_skipped_and_listed(test_set, tmp_path, capsys):
