@@ -8,11 +8,11 @@ import time
 
 import pytest
 import torch
-from sparsevit_plugin.results.store import load
 
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.harness.checkpoint import load_state
 from sparsevit_plugin.harness.train import Trainer
+from sparsevit_plugin.results.store import load
 from tests.harness.helpers import (
     TINY,
     points,
