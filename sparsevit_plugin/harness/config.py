@@ -25,7 +25,7 @@ from typing import Any, Final
 from sparsevit_plugin import registration
 from sparsevit_plugin.cards import ModelCard, load_model_card
 from sparsevit_plugin.errors import UserError, suggest
-from sparsevit_plugin.harness import arguments, options
+from sparsevit_plugin.harness import arguments, options, weight_files
 from sparsevit_plugin.harness.arguments import Argument
 from sparsevit_plugin.harness.option_table import BY_NAME, OPTIONS
 from sparsevit_plugin.harness.options import show, written
@@ -56,6 +56,7 @@ class Config:
         constructor_defaults: The other arguments of the constructor.
         origin: Where each option's value comes from.
         argument_origin: The same for `model_arguments`.
+        registered: The name that the model is registered by; `model` is its card's.
         ignored: Flags that were accepted and have no meaning here, with the reason.
         recipe_file: The recipe in use.
     """
@@ -65,12 +66,18 @@ class Config:
     model: str
     recipe: str
     imports: tuple[str, ...]
+    weights: str
+    weights_root: str
     pretrained_sha256: str
     checkpoint: str
     if_predict_label: bool
     no_model_eval: bool
     data_path: str
     test_data_path: str
+    data_root: str
+    data_paths: str
+    limit_images: int | None
+    perturbation: str
     image_size: int
     fit: str
     edge_mask_width: int | None
@@ -113,6 +120,7 @@ class Config:
     constructor_defaults: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     argument_origin: dict[str, str] = field(default_factory=dict)
+    registered: str = ""
     ignored: list[tuple[str, str]] = field(default_factory=list)
     recipe_file: Recipe = field(default_factory=Recipe)
 
@@ -234,8 +242,9 @@ def resolve(verb: str, argv: Sequence[str], *, recorded: Recorded | None = None)
     registration.register_all()
     registration.import_user([*_texts(flags.values, "imports"), *(named.imports if named else ())])
     model = _model_name(verb, flags, [named.options if named else {}, record.options])
-    constructor = registration.get_model_class(model)
     card = load_model_card(model)
+    registered = card.model if card else model
+    constructor = registration.get_model_class(registered)
     recipe = named or load_recipe(card.recipe if card and card.recipe else NO_RECIPE)
     if not named:
         registration.import_user(list(recipe.imports))
@@ -243,7 +252,11 @@ def resolve(verb: str, argv: Sequence[str], *, recorded: Recorded | None = None)
         record = _without_weights(record, card, constructor)
     from_recipe = _recipe_layer(recipe, named is not None)
     layers = [from_recipe, record] if named else [record, from_recipe]
-    return combine(verb, constructor, flags, [*layers, _card_layer(model, card)], recipe)
+    layers = [*layers, _card_layer(model, card)]
+    files = weight_files.chosen_files(verb, flags.values, card)
+    layers.insert(0, Layer("--weights", "--weights: {}", model_arguments=files))
+    cfg = combine(verb, constructor, flags, layers, recipe)
+    return dataclasses.replace(cfg, registered=registered)
 
 
 def _texts(values: Mapping[str, object], name: str) -> tuple[str, ...]:

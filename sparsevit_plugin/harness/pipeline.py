@@ -242,7 +242,7 @@ class SetEvaluator:
         cfg = self.cfg
         identity = {
             "model": tested.name,
-            "registered_model": cfg.model,
+            "registered_model": cfg.registered,
             "model_arguments": cfg.model_arguments,
             "checkpoint_sha256": tested.checkpoint.get("sha256"),
             "run": tested.run,

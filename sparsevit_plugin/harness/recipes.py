@@ -14,7 +14,6 @@ The name `none` is the empty recipe: upstream's own defaults stay.
 """
 
 import hashlib
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Final
 
 import yaml
 
+from sparsevit_plugin.cards.reading import UniqueKeyLoader
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness import options
 from sparsevit_plugin.harness.option_table import BY_NAME, Option
@@ -210,21 +210,6 @@ def _effective_batch(path: Path, content: dict[str, object]) -> int | None:
     return None if value is None else options.to_int(value, f"{path}: effective_batch")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses a key that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f'"{key}" is given twice', key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def read_mapping(path: Path) -> dict[str, object]:
     """Read a YAML file that holds names and values, without running anything that it holds.
 
@@ -232,7 +217,7 @@ def read_mapping(path: Path) -> dict[str, object]:
         UserError: Unreadable, not YAML (with the line), or something else than names and values.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 -- a SafeLoader
+        content = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)  # noqa: S506 -- safe
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:

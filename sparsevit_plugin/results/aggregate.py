@@ -17,6 +17,7 @@ from sparsevit_plugin.results.conventions import (
     EVALUATORS,
     METRICS,
     SCORE_AT,
+    UNPERTURBED,
     Metric,
 )
 
@@ -47,12 +48,14 @@ class Conventions:
             authentic image has, is averaged as it is.
         score_at: `model` or `image`.
         evaluator: `exact` or `benco`.
+        perturbation: What was done to the photographs, as `jpeg:75`; `none` for nothing.
     """
 
     metric: str = "pixel_f1"
     authentic: str = "tampered"
     score_at: str = "model"
     evaluator: str = "exact"
+    perturbation: str = UNPERTURBED
 
     def __post_init__(self) -> None:
         for name, value, choices in (
@@ -80,8 +83,10 @@ def select_rows(rows: pd.DataFrame, conventions: Conventions) -> pd.DataFrame:
 
     Columns are chosen before rows: copying all of a million rows takes longer than averaging them.
     """
-    chosen = (rows["score_at"] == conventions.score_at) & (
-        rows["evaluator"] == conventions.evaluator
+    chosen = (
+        (rows["score_at"] == conventions.score_at)
+        & (rows["evaluator"] == conventions.evaluator)
+        & (rows["perturbation"] == conventions.perturbation)
     )
     figure = conventions.figure
     more = ["score"] if figure.kind == "image" else _COUNTS

@@ -10,6 +10,9 @@ SCORE_AT = ("model", "image")
 
 EVALUATORS = ("exact", "benco")
 
+UNPERTURBED = "none"
+"""The perturbation of a set as it is."""
+
 FORMATS = ("terminal", "markdown", "csv")
 
 

@@ -98,9 +98,9 @@ def refuse_conflicts(cells: Sequence[Cell]) -> None:
     Raises:
         UserError: Naming both files.
     """
-    seen: dict[tuple[str, str], Cell] = {}
+    seen: dict[tuple[str, str, str], Cell] = {}
     for cell in cells:
-        other = seen.setdefault((cell.manifest_id, cell.dataset), cell)
+        other = seen.setdefault(cell.key, cell)
         if other is not cell:
             raise UserError(
                 f"{other.path} and {cell.path} hold different rows of one run on one set: give "

@@ -1,7 +1,7 @@
 """The columns of stored results, their types and their meaning.
 
-A cell is one manifest on one image set. Its rows are in one Parquet file, its histograms in
-another; `sample_name`, `score_at` and `evaluator` tell a cell's rows apart.
+A cell is one manifest on one image set under one perturbation. Its rows are in one Parquet file, its
+histograms in another; `sample_name`, `score_at` and `evaluator` tell a cell's rows apart.
 
 A manifest is a JSON object whose keys are free but for these:
 
@@ -14,6 +14,13 @@ selection       how the checkpoint was chosen: val, last, test, none or unknown
 pretraining     weights files, or a sentence: "none (random weights)", "none needed"
 code_version    of this package
 libraries       name to version
+seed            of the training
+series          the same for manifests that differ in nothing but the seed, see
+                `sparsevit_plugin.protocol`; absent: a manifest is a series of its own
+group           heading of the rows that belong together, as "recipe sparsevit-paper"; may be empty
+kind            "measured", or "external maps" for maps that were made elsewhere
+complexity      `{"parameters", "macs", "counter", "image_size"}`, see `harness.complexity`
+training_data   name to fingerprint of each training set, or "unknown"
 =============== ==================================================================================
 
 `created`, `command`, `config`, `device`, `precision`, `seed` and `world_size` are usual.
@@ -23,7 +30,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a column changes its meaning or goes; readers refuse a newer one."""
 
 
@@ -43,6 +50,7 @@ _NAME = pa.dictionary(pa.int32(), pa.string())
 _KEY = (
     Column("manifest_id", _NAME, "what was run: the manifest of that name"),
     Column("dataset", _NAME, "name of the image set"),
+    Column("perturbation", _NAME, "done to the photographs before, as jpeg:75; none for nothing"),
     Column("sample_index", _INT, "place of the image in the set"),
     Column("sample_name", _TEXT, "path of the image, relative to the set's root"),
     Column("score_at", _NAME, "model: at the model's size; image: at the photograph's own"),

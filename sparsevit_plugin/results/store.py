@@ -2,20 +2,26 @@
 
 ::
 
-    rows/<manifest_id>--<set>.parquet                 one row per image and score size
-    histograms/<manifest_id>--<set>--<hash>.parquet   the map's histograms, joined by the rows' key
-    manifests/<manifest_id>.json                      what was run, to read
+    rows/<cell>.parquet                 one row per image and score size
+    histograms/<cell>--<hash>.parquet   the map's histograms, joined by the rows' key
+    manifests/<manifest_id>.json        what was run, to read
+
+A cell's name is `<manifest_id>--<set>`, `--<perturbation>` where there is one, and
+`--<fingerprint>` of the set's files where it is known: a set that has changed makes a new cell, and
+the old one stays. Readers take the newest.
 
 A cell's row file is written last and replaced in one step. It names its histogram file and carries
 its manifest and the facts of its set, so that whatever moment a writer is killed at, a reader finds
 the old cell or the new one, whole. Writers of different cells do not meet.
 """
 
+import glob
 import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -28,6 +34,7 @@ import pyarrow.parquet as pq
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import atomic_path, write_json_atomic
+from sparsevit_plugin.results.conventions import UNPERTURBED
 from sparsevit_plugin.results.schema import (
     HISTOGRAM_COLUMNS,
     ROW_COLUMNS,
@@ -45,6 +52,7 @@ Records = pd.DataFrame | Sequence[Mapping[str, Any]]
 _METADATA = b"sparsevit_plugin"
 _ROW_KEY = ["sample_name", "score_at", "evaluator"]
 _ID_DIGITS = 16
+_FINGERPRINT_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ class Cell:
         manifest: What was run, as it was when the cell was written.
         facts: Of the image set: fingerprint, path, what was skipped.
         histogram_path: Its histogram file; None when it has none.
+        perturbation: What was done to the set's photographs.
+        written: When, as ISO 8601 in UTC; empty when unknown.
     """
 
     manifest_id: str
@@ -66,6 +76,13 @@ class Cell:
     manifest: dict[str, Any]
     facts: dict[str, Any]
     histogram_path: Path | None
+    perturbation: str = UNPERTURBED
+    written: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells cells apart."""
+        return self.manifest_id, self.dataset, self.perturbation
 
 
 @dataclass
@@ -131,6 +148,15 @@ def new_manifest_id(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
 
 
+def _cell_name(manifest_id: str, dataset: str, perturbation: str, fingerprint: str | None) -> str:
+    parts = [manifest_id, quote(dataset, safe="")]
+    if perturbation != UNPERTURBED:
+        parts.append(quote(perturbation, safe=""))
+    if fingerprint:
+        parts.append(fingerprint[:_FINGERPRINT_DIGITS])
+    return "--".join(parts)
+
+
 class Store:
     """Writes cells into a folder.
 
@@ -148,8 +174,10 @@ class Store:
         rows: Records,
         histograms: Records = (),
         facts: Mapping[str, Any] | None = None,
+        *,
+        perturbation: str = UNPERTURBED,
     ) -> Path:
-        """Write one cell; one that is there already is replaced.
+        """Write one cell; one of the same name that is there already is replaced.
 
         Args:
             manifest: What was run; holds at least `manifest_id` and `model`.
@@ -159,6 +187,7 @@ class Store:
                 may stand beside theirs and are left out.
             facts: Of the image set, kept with the cell: `fingerprint`, `path`, `skipped`,
                 `pairing`.
+            perturbation: What was done to the photographs.
 
         Returns:
             The row file.
@@ -168,41 +197,60 @@ class Store:
             ValueError: A row has a column that the schema does not know.
         """
         manifest_id, model = manifest["manifest_id"], manifest["model"]
-        known = {"manifest_id": manifest_id, "dataset": dataset}
+        known = {"manifest_id": manifest_id, "dataset": dataset, "perturbation": perturbation}
         table = _as_table(rows, ROW_COLUMNS, {**known, "model": model})
         if not table.num_rows:
             raise UserError(f"{dataset}: no result row to store")
         _refuse_duplicates(table, dataset)
-        stem = f"{manifest_id}--{quote(dataset, safe='')}"
+        stem = _cell_name(manifest_id, dataset, perturbation, (facts or {}).get("fingerprint"))
         stored_manifest = {**manifest, "schema_version": SCHEMA_VERSION}
         note = {
             **known,
             "schema_version": SCHEMA_VERSION,
             "manifest": stored_manifest,
             "facts": dict(facts or {}),
+            "written": datetime.now(timezone.utc).isoformat(),
             "histograms": self._write_histograms(stem, histograms, known),
         }
         write_json_atomic(self.folder / "manifests" / f"{manifest_id}.json", stored_manifest)
-        path = self._row_file(manifest_id, dataset)
+        path = self.folder / "rows" / f"{stem}.parquet"
         with atomic_path(path) as temporary:
             _write_parquet(table, temporary, note)
         self._remove_old_histograms(stem, note["histograms"])
         return path
 
-    def has(self, manifest_id: str, dataset: str, fingerprint: str | None = None) -> bool:
+    def has(
+        self,
+        manifest_id: str,
+        dataset: str,
+        fingerprint: str | None = None,
+        *,
+        perturbation: str = UNPERTURBED,
+    ) -> bool:
         """Say whether a cell is there, made from a set with this fingerprint (None for any).
 
         Raises:
             UserError: Its file is broken.
         """
-        path = self._row_file(manifest_id, dataset)
-        if not path.exists():
-            return False
-        facts = _note(path, _open(path)).get("facts", {})
-        return fingerprint is None or facts.get("fingerprint") == fingerprint
+        notes = self.notes(manifest_id, dataset, perturbation=perturbation)
+        return any(fingerprint in (None, note["facts"].get("fingerprint")) for note in notes)
 
-    def _row_file(self, manifest_id: str, dataset: str) -> Path:
-        return self.folder / "rows" / f"{manifest_id}--{quote(dataset, safe='')}.parquet"
+    def notes(
+        self, manifest_id: str, dataset: str, *, perturbation: str = UNPERTURBED
+    ) -> list[dict[str, Any]]:
+        """Return what was noted with every writing of a cell, one for each state of its set.
+
+        Raises:
+            UserError: A file is broken.
+        """
+        wanted = {"manifest_id": manifest_id, "dataset": dataset, "perturbation": perturbation}
+        start = glob.escape(f"{manifest_id}--{quote(dataset, safe='')}")
+        found = []
+        for path in sorted((self.folder / "rows").glob(f"{start}*.parquet")):
+            note = _note(path, _open(path))
+            if all(note.get(key, UNPERTURBED) == value for key, value in wanted.items()):
+                found.append({"facts": {}, **note})
+        return found
 
     def _write_histograms(
         self, stem: str, histograms: Records, known: Mapping[str, str]
@@ -228,7 +276,8 @@ class Store:
 def load(*folders: str | PathLike[str]) -> Results:
     """Read every cell below some folders.
 
-    A cell that is found twice with equal rows is read once.
+    A cell that is found twice with equal rows is read once. Of several writings of a cell in one
+    store, made before and after its set changed, the newest is read.
 
     Args:
         folders: Stores, or folders with stores somewhere below them.
@@ -239,12 +288,20 @@ def load(*folders: str | PathLike[str]) -> Results:
     """
     cells: list[Cell] = []
     tables: list[pa.Table] = []
+    places: dict[tuple[str, str, str], list[int]] = {}
     for path in _row_files(folders):
         table, note = _read(path, ROW_COLUMNS)
-        if any(_same_cell(note, cell) and _equal(table, tables[i]) for i, cell in enumerate(cells)):
+        cell = _cell(path, note)
+        same = places.setdefault(cell.key, [])
+        if any(_equal(table, tables[place]) for place in same):
             continue
-        cells.append(_cell(path, note))
-        tables.append(table)
+        older = next((place for place in same if cells[place].path.parent == path.parent), None)
+        if older is None:
+            same.append(len(cells))
+            cells.append(cell)
+            tables.append(table)
+        elif cells[older].written < cell.written:
+            cells[older], tables[older] = cell, table
     if not cells:
         raise UserError(f"no results below {', '.join(map(str, folders))}: run benco test first")
     return Results(_as_frame(pa.concat_tables(tables)), cells)
@@ -270,11 +327,9 @@ def _cell(path: Path, note: Mapping[str, Any]) -> Cell:
         manifest=note["manifest"],
         facts=note.get("facts", {}),
         histogram_path=path.parent.parent / "histograms" / name if name else None,
+        perturbation=note.get("perturbation", UNPERTURBED),
+        written=note.get("written", ""),
     )
-
-
-def _same_cell(note: Mapping[str, Any], cell: Cell) -> bool:
-    return (note["manifest_id"], note["dataset"]) == (cell.manifest_id, cell.dataset)
 
 
 def _equal(one: pa.Table, other: pa.Table) -> bool:
@@ -358,12 +413,21 @@ def _read(path: Path, columns: tuple[Column, ...]) -> tuple[pa.Table, dict[str, 
         table = file.read()
         schema = arrow_schema(columns)
         arrays = [
-            table[name].cast(kind) if name in table.column_names else pa.nulls(len(table), kind)
+            table[name].cast(kind)
+            if name in table.column_names
+            else _absent(name, kind, len(table))
             for name, kind in zip(schema.names, schema.types, strict=True)
         ]
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is broken: remove it and test again") from error
     return pa.Table.from_arrays(arrays, schema=schema), note
+
+
+def _absent(name: str, kind: pa.DataType, count: int) -> pa.Array:
+    """Return a column that an older schema did not have: before schema 2 nothing was perturbed."""
+    if name == "perturbation":
+        return pa.array([UNPERTURBED] * count, pa.string()).cast(kind)
+    return pa.nulls(count, kind)
 
 
 def _as_frame(table: pa.Table) -> pd.DataFrame:

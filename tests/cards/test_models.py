@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsevit_plugin import cards
 from sparsevit_plugin.cards import card_names, load_model_card, read_model_card
+from sparsevit_plugin.cards.reading import forget_cards
 from sparsevit_plugin.cli.probe import missing_arguments
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.registration import get_model_class
@@ -28,7 +28,7 @@ weights:
 def test_every_shipped_card_belongs_to_a_registered_model(name: str):
     card = load_model_card(name)
     assert card is not None
-    constructor = get_model_class(name)
+    constructor = get_model_class(card.model)
     assert missing_arguments(constructor, card.arguments) == []
 
 
@@ -48,7 +48,11 @@ def test_what_the_cards_of_sparsevit_say():
         ("image_size: 256", "image_size: 0", r":5: image_size: input should be greater than 0"),
         ("licence: MIT", "license: MIT", r":1: licence: field required \(and 1 more\)"),
         ("title: A model", "title: A model\nfitt: pad", r":3: fitt: extra inputs"),
-        ("image_size: 256", "image_size: 256\nfit: crop", r":6: fit: input should be 'resize' or"),
+        (
+            "image_size: 256",
+            "image_size: 256\nfit: crop",
+            r":6: fit: input should be 'resize', 'pad'",
+        ),
         ("    name: mine.pth\n", "", r":7: weights\.0\.name: field required"),
         ("    where: nowhere", "    where: [a]", r":9: weights\.0\.where: input should be a valid"),
         ("name: Mine", "name: Other", r':1: name: "Other" must be the file\'s, "Mine"'),
@@ -74,12 +78,12 @@ def other_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     package.mkdir()
     (package / "Mine.yaml").write_text(GOOD)
     (package / "SparseViT.yaml").write_text(GOOD)
-    entries = "[sparsevit_plugin.cards]\nmine = cards_of_others\nlost = cards_that_are_lost\n"
+    entries = "[sparsevit_plugin.model_cards]\nmine = cards_of_others\nlost = cards_that_are_lost\n"
     install_distribution(tmp_path, "card-maker", entries)
     monkeypatch.syspath_prepend(tmp_path)
-    cards._card_files.cache_clear()
+    forget_cards()
     yield
-    cards._card_files.cache_clear()
+    forget_cards()
 
 
 @pytest.mark.usefixtures("other_cards")

@@ -1,0 +1,80 @@
+"""Which pretraining files a run takes: `--weights` and `--weights-root` against a model's card."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from sparsevit_plugin.cards import ModelCard, WeightFile
+from sparsevit_plugin.errors import UserError
+
+
+def chosen_files(
+    verb: str, flags: Mapping[str, object], card: ModelCard | None
+) -> dict[str, object]:
+    """Return the constructor arguments that `--weights` settles.
+
+    Args:
+        verb: A checkpoint that is tested supersedes every pretraining file, so only `train` looks.
+        flags: The command line's options.
+        card: The model's card.
+
+    Returns:
+        Argument to path; to None where the run starts from random weights.
+
+    Raises:
+        UserError: A needed file is missing, or the model has no card that names its files.
+    """
+    how = flags.get("weights", "named")
+    if verb != "train" or how == "named":
+        return {}
+    if card is None:
+        raise UserError(f"--weights {how}: the model has no card that names its weights files")
+    if how == "none":
+        return dict.fromkeys(card.weight_arguments)
+    return dict(find_files(card, str(flags.get("weights_root", ""))))
+
+
+def find_files(card: ModelCard, root: str) -> dict[str, str]:
+    """Find the files that a card asks for below a folder.
+
+    Args:
+        card: The model's card.
+        root: The folder; empty for none.
+
+    Returns:
+        Argument to path. An argument whose files are all optional and absent is left out.
+
+    Raises:
+        UserError: The folder is missing, or holds none of the files that an argument needs.
+    """
+    if root and not Path(root).is_dir():
+        raise UserError(f"--weights-root {root}: no such folder")
+    present = _files_by_name(Path(root)) if root else {}
+    found: dict[str, str] = {}
+    for argument in card.weight_arguments:
+        candidates = [weight for weight in card.weights if weight.argument == argument]
+        path = next((present[w.name] for w in candidates if w.name in present), None)
+        if path is not None:
+            found[argument] = str(path)
+        elif any(weight.needed for weight in candidates):
+            raise UserError(_missing(card, candidates, root))
+    return found
+
+
+def _missing(card: ModelCard, candidates: list[WeightFile], root: str) -> str:
+    names = " or ".join(weight.name for weight in candidates)
+    where = f"no such file below {root}" if root else "no --weights-root was given"
+    return (
+        f"{card.name} needs {names}: {where}. Get it from {candidates[0].where}; or pass "
+        "--weights none to start from random weights"
+    )
+
+
+def _files_by_name(root: Path) -> dict[str, Path]:
+    """Return every file below a folder by its name; of equal names the first in sorted order."""
+    found: dict[str, Path] = {}
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            found.setdefault(name, Path(folder) / name)
+    return found
