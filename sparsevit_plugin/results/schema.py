@@ -1,7 +1,7 @@
 """The columns of stored results, their types and their meaning.
 
-A cell is one manifest on one image set under one perturbation. Its rows are in one Parquet file, its
-histograms in another; `sample_name`, `score_at` and `evaluator` tell a cell's rows apart.
+A cell is one manifest on one image set under one perturbation. Its rows are in one Parquet file,
+its histograms in another; `sample_name`, `score_at` and `evaluator` tell a cell's rows apart.
 
 A manifest is a JSON object whose keys are free but for these:
 
