@@ -8,6 +8,11 @@ without a distribution through the folders that the environment variable `SPARSE
     512
 """
 
+from sparsevit_plugin.cards.datasets import (
+    DatasetCard,
+    dataset_card_names,
+    load_dataset_card,
+)
 from sparsevit_plugin.cards.models import (
     Mended,
     ModelCard,
@@ -18,10 +23,13 @@ from sparsevit_plugin.cards.models import (
 )
 
 __all__ = [
+    "DatasetCard",
     "Mended",
     "ModelCard",
     "WeightFile",
     "card_names",
+    "dataset_card_names",
+    "load_dataset_card",
     "load_model_card",
     "read_model_card",
 ]
