@@ -90,6 +90,7 @@ class ModelCard(Strict):
         mended: Defects of the published code, and the argument that chooses between ways.
         parity: Whether outputs were compared with the published code's at equal weights.
         smallest: How to run it at the least cost; the card's own size where it is None.
+        trainable: Whether there is anything to train; false for trivial baselines.
         benchmark: Whether `--models all` means it; false for what is no localiser and for helpers.
         notes: What else a reader of a table should know.
     """
@@ -113,6 +114,7 @@ class ModelCard(Strict):
     mended: list[Mended] = Field(default_factory=list)
     parity: Literal["verified", "unverified"] = "unverified"
     smallest: Smallest | None = None
+    trainable: bool = True
     benchmark: bool = True
     notes: str = ""
 

@@ -32,7 +32,7 @@ from sparsevit_plugin.harness.options import show, written
 from sparsevit_plugin.harness.recipes import NO_RECIPE, Recipe, load_recipe
 
 # Constructor arguments that mean the side of the images.
-_SIZE_ARGUMENTS: Final = ("image_size", "img_size")
+_SIZE_ARGUMENTS: Final = ("image_size", "img_size", "input_size")
 # What a checkpoint settles: the options that shape the model and its input.
 _RECORDED: Final = (
     "model",
@@ -221,7 +221,13 @@ class Layer:
 Recorded = Callable[[str], Mapping[str, Mapping[str, Any]]]
 
 
-def resolve(verb: str, argv: Sequence[str], *, recorded: Recorded | None = None) -> Config:
+def resolve(
+    verb: str,
+    argv: Sequence[str],
+    *,
+    recorded: Recorded | None = None,
+    common_recipe: bool = False,
+) -> Config:
     """Read a command line, and everything it refers to, into a configuration.
 
     Args:
@@ -231,6 +237,8 @@ def resolve(verb: str, argv: Sequence[str], *, recorded: Recorded | None = None)
             of its own training, as `{"options": {...}, "model_arguments": {...}}`; both may be
             missing. Of the options only those that shape the model and its input are used, of the
             arguments all but the pretraining files, which the checkpoint supersedes.
+        common_recipe: The recipe is one for many models: what a model is fed stays as its card has
+            it, and arguments that its constructor does not take are left out and reported.
 
     Raises:
         UserError: Anything that the user can mend: unknown or misspelt flags, values, models,
@@ -251,12 +259,16 @@ def resolve(verb: str, argv: Sequence[str], *, recorded: Recorded | None = None)
     if card and record.model_arguments:
         record = _without_weights(record, card, constructor)
     from_recipe = _recipe_layer(recipe, named is not None)
+    left_out: list[tuple[str, str]] = []
+    if named and common_recipe:
+        from_recipe, left_out = _for_any_model(from_recipe, constructor)
     layers = [from_recipe, record] if named else [record, from_recipe]
     layers = [*layers, _card_layer(model, card)]
     files = weight_files.chosen_files(verb, flags.values, card)
     layers.insert(0, Layer("--weights", "--weights: {}", model_arguments=files))
     cfg = combine(verb, constructor, flags, layers, recipe)
-    return dataclasses.replace(cfg, registered=registered)
+    ignored = [*cfg.ignored, *left_out]
+    return dataclasses.replace(cfg, registered=registered, ignored=ignored)
 
 
 def _texts(values: Mapping[str, object], name: str) -> tuple[str, ...]:
@@ -305,6 +317,19 @@ def _recipe_layer(recipe: Recipe, named: bool) -> Layer:
         values.pop("model", None)
     where = f"{recipe.path}: model_arguments.{{}}"
     return Layer(f"recipe {recipe.name}", where, values, recipe.model_arguments)
+
+
+def _for_any_model(
+    layer: Layer, constructor: Callable[..., Any]
+) -> tuple[Layer, list[tuple[str, str]]]:
+    """Drop from a recipe's layer what belongs to the model that it was written for."""
+    takes = arguments.read_arguments(constructor)
+    kept = {name: value for name, value in layer.model_arguments.items() if name in takes}
+    reason = f"the model takes no such argument ({layer.origin})"
+    left_out = [(written(name), reason) for name in layer.model_arguments if name not in takes]
+    of_card = (*_RECORDED, "precision")
+    values = {name: value for name, value in layer.options.items() if name not in of_card}
+    return dataclasses.replace(layer, options=values, model_arguments=kept), left_out
 
 
 def _card_layer(model: str, card: ModelCard | None) -> Layer:

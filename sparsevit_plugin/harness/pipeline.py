@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,16 +18,16 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import sha256_file
 from sparsevit_plugin.harness.augment import build_transform
 from sparsevit_plugin.harness.config import Config
+from sparsevit_plugin.harness.data_paths import Side, read_data_path
 from sparsevit_plugin.harness.datasets import Fit, build_dataset
 from sparsevit_plugin.harness.evaluate import EvaluationSettings, SetResult, evaluate_set
 from sparsevit_plugin.harness.manifest import run_facts
+from sparsevit_plugin.harness.perturb import build_perturbation
 from sparsevit_plugin.harness.sources import (
     BalancedSet,
-    Pair,
     Source,
     each_once,
     fingerprint,
-    read_source,
 )
 from sparsevit_plugin.model.weights import load_into
 from sparsevit_plugin.results.store import Store, new_manifest_id
@@ -144,25 +145,26 @@ def _without_files(card: ModelCard | None, model: nn.Module) -> str:
     return "none (random weights)" if card else "unknown (the model has no card)"
 
 
-def read_sets(cfg: Config, path: str, *, what: str) -> dict[str, Source]:
+def read_sets(cfg: Config, path: str, *, what: str, side: Side) -> dict[str, Source]:
     """Read a data path into its named sets.
 
     Args:
-        cfg: For the pairing rule.
-        path: Folder or JSON file.
+        cfg: For the pairing rule and the roots of registered sets.
+        path: What `data_paths` reads.
         what: The flag, for the message.
+        side: Which sets of a protocol are meant.
 
     Raises:
         UserError: If the path is empty, or holds no set.
     """
     if not path:
         raise UserError(f"{what} is missing: give a folder with Tp/ and Gt/, or a JSON list")
-    return read_source(path, pair=cast(Pair, cfg.pair))
+    return read_data_path(cfg, path, side)
 
 
 def read_test_sets(cfg: Config) -> dict[str, Source]:
     """Read `--test-data-path`; of a balanced list every image is tested once."""
-    sets = read_sets(cfg, cfg.test_data_path, what="--test-data-path")
+    sets = read_sets(cfg, cfg.test_data_path, what="--test-data-path", side="test")
     return {name: each_once(source) for name, source in sets.items()}
 
 
@@ -172,7 +174,9 @@ def make_dataset(cfg: Config, source: Source, *, training: bool) -> Dataset:
         source,
         fit=cast(Fit, cfg.fit),
         image_size=cfg.image_size,
-        transform=build_transform(cfg.augmentation) if training else None,
+        transform=build_transform(cfg.augmentation)
+        if training
+        else build_perturbation(cfg.perturbation),
         edge_width=cfg.edge_mask_width,
         post_function=_post_function(cfg.model),
         seed=cfg.seed,
@@ -271,6 +275,7 @@ class SetEvaluator:
         sets: dict[str, Source],
         *,
         fresh: bool = False,
+        facts: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Evaluate every set that is not in the store yet, and store its rows.
 
@@ -279,6 +284,7 @@ class SetEvaluator:
             tested: What it is.
             sets: Test sets by name.
             fresh: Evaluate again what the store holds already.
+            facts: More to be kept with the cell of each set, by its name.
         """
         manifest = self.manifest(tested)
         for name, source in sets.items():
@@ -289,7 +295,9 @@ class SetEvaluator:
             dataset = make_dataset(self.cfg, source, training=False)
             label = f"test {tested.name} on {name}"
             result = evaluate_set(self.fabric, model, dataset, self.settings, label=label)
-            self.write(manifest, name, source, result, epoch=tested.checkpoint.get("epoch"))
+            epoch = tested.checkpoint.get("epoch")
+            more = (facts or {}).get(name, {})
+            self.write(manifest, name, source, result, epoch=epoch, facts=more)
 
     def write(
         self,
@@ -299,6 +307,7 @@ class SetEvaluator:
         result: SetResult,
         *,
         epoch: int | None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Store one set's rows, on the main process."""
         if not self.fabric.is_global_zero:
@@ -315,7 +324,7 @@ class SetEvaluator:
             {**common, **row, "photos": photos.get(row["sample_name"], [])} for row in result.rows
         ]
         histograms = [{**common, **row} for row in result.histograms]
-        facts = {
+        of_set = {
             "path": str(source.path),
             "fingerprint": fingerprint(source),
             "images": len(samples_of(source)),
@@ -324,10 +333,14 @@ class SetEvaluator:
         }
         for bad in result.bad:
             self.say(f"{name}: skipped {bad.path}: {bad.reason}")
-        self.store.write(manifest, name, rows, histograms, facts)
+        perturbation = self.cfg.perturbation
+        kept = {**of_set, **(facts or {})}
+        self.store.write(manifest, name, rows, histograms, kept, perturbation=perturbation)
 
     def _is_stored(self, manifest: dict[str, Any], name: str, wanted: str) -> bool:
-        return self.fabric.broadcast(self.store.has(manifest["manifest_id"], name, wanted))
+        perturbation = self.cfg.perturbation
+        stored = self.store.has(manifest["manifest_id"], name, wanted, perturbation=perturbation)
+        return self.fabric.broadcast(stored)
 
     def say(self, line: str) -> None:
         """Print one line on the main process."""

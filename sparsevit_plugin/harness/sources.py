@@ -224,6 +224,38 @@ def each_once(source: Source) -> ImageSet:
     )
 
 
+def thin_out(source: Source, count: int) -> Source:
+    """Keep a few images of a set, evenly spread over it; for trying things out.
+
+    Args:
+        source: The set; of a balanced one each part is thinned, and its draws are reduced.
+        count: The most images to keep (of each part). Tampered and authentic images are kept in the
+            set's proportion, at least one of each where `count` allows it.
+
+    Returns:
+        The smaller set, in its own order; the same where it has no more images.
+    """
+    if isinstance(source, BalancedSet):
+        parts = tuple(thin_out(part, count) for part in source.parts)
+        kept = tuple(part for part in parts if isinstance(part, ImageSet))
+        return replace(source, parts=kept, sample_number=min(source.sample_number, count))
+    if len(source) <= count:
+        return source
+    tampered = [i for i, sample in enumerate(source.samples) if sample.mask is not None]
+    authentic = [i for i, sample in enumerate(source.samples) if sample.mask is None]
+    share = round(count * len(authentic) / len(source))
+    wanted = min(max(share, min(1, len(authentic))), count - min(1, len(tampered)))
+    chosen = {*_spread(tampered, count - wanted), *_spread(authentic, wanted)}
+    note = f"{source.name}: {len(chosen)} of its {len(source)} images are used"
+    samples = tuple(sample for i, sample in enumerate(source.samples) if i in chosen)
+    return replace(source, samples=samples, notes=(*source.notes, note))
+
+
+def _spread(indices: list[int], count: int) -> list[int]:
+    """Return so many of the indices, evenly spread."""
+    return [indices[place * len(indices) // count] for place in range(min(count, len(indices)))]
+
+
 def fingerprint(source: Source) -> str:
     """Return a hash over the names, sizes and times of change of a set's files.
 

@@ -116,14 +116,14 @@ def _test_one(
             cfg.name,
             checkpoint={**load_checkpoint(model, path), "sha256": sha256_file(path)},
             selection=metadata.get("selection", "unknown"),
-            facts=_facts(metadata),
+            facts=checkpoint_facts(metadata),
         )
     SetEvaluator(cfg, fabric, store).evaluate(
         fabric.to_device(model), tested, sets, fresh=cfg.overwrite
     )
 
 
-def _facts(metadata: dict[str, str]) -> dict[str, Any]:
+def checkpoint_facts(metadata: dict[str, str]) -> dict[str, Any]:
     """Say what is known of a checkpoint's training; what its file does not say is unknown."""
     known = {key: metadata.get(key, "unknown") for key in ("recipe", "effective_batch")}
     pretraining = metadata.get("pretraining")

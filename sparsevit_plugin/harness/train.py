@@ -117,7 +117,7 @@ def read_training_data(cfg: Config) -> TrainingData:
     Raises:
         UserError: If a set cannot be read, or if there is nothing to select a checkpoint on.
     """
-    data = TrainingData(train=read_sets(cfg, cfg.data_path, what="--data-path"))
+    data = TrainingData(train=read_sets(cfg, cfg.data_path, what="--data-path", side="train"))
     if cfg.test_data_path:
         data.tests = read_test_sets(cfg)
     if cfg.select == "test" and not data.tests:
@@ -285,8 +285,12 @@ class Trainer:
             run = {"config": self.cfg.to_dict(), "config_hash": self.cfg.hash()}
             write_json_atomic(self.folder / RUN_NAME, run)
 
-    def run(self) -> None:
-        """Train what is left to train, then test the selected checkpoint on every test set."""
+    def run(self, *, test: bool = True) -> None:
+        """Train what is left to train, then test the selected checkpoint on every test set.
+
+        Args:
+            test: Whether to test it; false where that is somebody else's part.
+        """
         self._announce()
         interruption = Interruption()
         try:
@@ -296,8 +300,23 @@ class Trainer:
         finally:
             interruption.restore()
             self.log.close()
-        if self.data.tests:
+        if test and self.data.tests:
             self._test_selected()
+
+    def probe(self, steps: int) -> int:
+        """Make a few training steps, of which nothing is kept, to see how long they take.
+
+        Returns:
+            How many were made: an epoch's at most.
+        """
+        self.model.train()
+        for batch in self.loader:
+            self._step(batch)
+            self.state.step += 1
+            if self.state.step == steps:
+                break
+        self.log.close()
+        return self.state.step
 
     def _announce(self) -> None:
         cfg, world = self.cfg, self.fabric.world_size
@@ -493,7 +512,7 @@ class Trainer:
         tested = ModelUnderTest(
             name=self.cfg.name,
             selection="val",
-            facts=self._facts(),
+            facts=self.facts(),
             run=self.cfg.hash(),
         )
         label = "val" if len(self.data.held_out) == 1 else f"val:{name}"
@@ -501,7 +520,8 @@ class Trainer:
             self.evaluator.manifest(tested), label, source, result, epoch=self.state.epoch
         )
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """Return what manifests say of this training."""
         cfg = self.cfg
         return {
             **self.pretraining,
@@ -520,7 +540,7 @@ class Trainer:
             name=self.cfg.name,
             checkpoint={"file": path.name, "sha256": sha256_file(path), "epoch": best["epoch"]},
             selection=self.cfg.select,
-            facts=self._facts(),
+            facts=self.facts(),
         )
         self.evaluator.evaluate(self.module, tested, self.data.tests)
 
@@ -569,8 +589,8 @@ def _run_files(folder: Path) -> Iterator[Path]:
         yield from (folder / "results" / part).glob("*")
 
 
-def train(cfg: Config) -> Trainer:
-    """Train as configured; returns the finished run.
+def prepare_training(cfg: Config) -> Trainer:
+    """Return a run that is ready to start, or to go on.
 
     Raises:
         UserError: If the configuration, the data or the output folder cannot be used.
@@ -585,6 +605,15 @@ def train(cfg: Config) -> Trainer:
         if cfg.overwrite and not cfg.resume:
             clear_folder(Path(cfg.output_dir))
     fabric.barrier()
-    trainer = Trainer(cfg, fabric, data)
+    return Trainer(cfg, fabric, data)
+
+
+def train(cfg: Config) -> Trainer:
+    """Train as configured; returns the finished run.
+
+    Raises:
+        UserError: If the configuration, the data or the output folder cannot be used.
+    """
+    trainer = prepare_training(cfg)
     trainer.run()
     return trainer

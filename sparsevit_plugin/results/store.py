@@ -252,6 +252,15 @@ class Store:
                 found.append({"facts": {}, **note})
         return found
 
+    def all_notes(self) -> list[dict[str, Any]]:
+        """Return what was noted with every writing of every cell.
+
+        Raises:
+            UserError: A file is broken.
+        """
+        paths = sorted((self.folder / "rows").glob("[!.]*.parquet"))
+        return [{"facts": {}, **_note(path, _open(path))} for path in paths]
+
     def _write_histograms(
         self, stem: str, histograms: Records, known: Mapping[str, str]
     ) -> str | None:

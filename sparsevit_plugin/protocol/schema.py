@@ -1,0 +1,144 @@
+"""Protocol cards: on which sets models are trained and tested, and how checkpoints are chosen.
+
+A protocol is a YAML file in `benchmark_configs/protocols`, in a package that the entry-point group
+`sparsevit_plugin.protocol_cards` names, in `protocols/` below a folder of `SPARSEVIT_REGISTRY`, or
+any YAML file that is given by its path. Sets are named by their cards.
+
+    >>> [use.set for use in load_protocol("mvss").test.sets][:2]
+    ['CASIAv1', 'Columbia']
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from sparsevit_plugin.cards.reading import Strict, find_cards, read_card
+from sparsevit_plugin.errors import UserError, suggest
+from sparsevit_plugin.harness.perturb import parse_perturbation
+from sparsevit_plugin.results.conventions import UNPERTURBED
+
+Authentic = Literal["exclude", "include", "only"]
+
+
+class SetUse(Strict):
+    """A set as a protocol uses it.
+
+    Attributes:
+        set: Name of its card, which is also the column's name.
+        authentic: Whether its authentic images take part.
+        notes: Which variant of the set is meant, and why.
+    """
+
+    set: str
+    authentic: Authentic = "exclude"
+    notes: str = ""
+
+
+class Training(Strict):
+    """What models are trained on.
+
+    Attributes:
+        sets: The training sets.
+        draw: Images drawn at random from each set per epoch (IMDLBenCo's BalancedDataset); None
+            where an epoch is every image once.
+        select: What picks the checkpoint: `val` (a seeded hold-out of the training data), `last`,
+            or `test` (the test sets, upstream's way).
+        val_fraction: Share of each training set that is held out under `val`.
+    """
+
+    sets: list[SetUse] = Field(min_length=1)
+    draw: int | None = Field(default=None, gt=0)
+    select: Literal["val", "last", "test"] = "val"
+    val_fraction: float = Field(default=0.05, gt=0, lt=1)
+
+
+class Testing(Strict):
+    """What models are tested on.
+
+    Attributes:
+        sets: The test sets, in the order of a table's columns.
+        perturbations: What is done to the photographs, one cell for each, as `jpeg:75`; `none` is
+            the photographs as they are.
+    """
+
+    sets: list[SetUse] = Field(min_length=1)
+    perturbations: list[str] = Field(default=[UNPERTURBED], min_length=1)
+
+    @field_validator("perturbations")
+    @classmethod
+    def _are_known(cls, texts: list[str]) -> list[str]:
+        for text in texts:
+            try:
+                parse_perturbation(text)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return texts
+
+
+class Protocol(Strict):
+    """A protocol.
+
+    Attributes:
+        name: Its name, which is also the file's.
+        title: One line for people.
+        sources: Where it comes from.
+        notes: What a reader of its table must know.
+        train: What models are trained on.
+        test: What they are tested on.
+        published: Name of the published block that may stand under its table, None for none.
+        options: Options of `benco train` and `benco test` that hold for every model, over each
+            model's recipe.
+    """
+
+    name: str
+    title: str
+    sources: list[str] = Field(default_factory=list)
+    notes: str = ""
+    train: Training
+    test: Testing
+    published: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    def set_names(self) -> list[str]:
+        """Return every set that it names, each once, training sets first."""
+        uses = [*self.train.sets, *self.test.sets]
+        return list(dict.fromkeys(use.set for use in uses))
+
+
+def protocol_names() -> list[str]:
+    """Return the names of all protocols."""
+    return sorted(find_cards("protocol"))
+
+
+def load_protocol(name: str) -> Protocol:
+    """Read a protocol.
+
+    Args:
+        name: A protocol's name, or the path of a YAML file.
+
+    Raises:
+        UserError: There is none, or a field is wrong; names the file, the line and the field.
+    """
+    known = find_cards("protocol")
+    file = known.get(name, Path(name))
+    if name not in known and Path(name).suffix not in (".yaml", ".yml"):
+        raise UserError(
+            f'unknown protocol "{name}".{suggest(name, known)} Give one of '
+            f"{', '.join(sorted(known))}, or the path of a YAML file"
+        )
+    if not file.is_file():
+        raise UserError(f"protocol {name}: no such file")
+    protocol = read_card(file, Protocol, "a protocol")
+    _refuse_doubled(file, protocol)
+    return protocol
+
+
+def _refuse_doubled(file: Path, protocol: Protocol) -> None:
+    """Refuse what stands twice: rows of one test set, or draws of one list, not told apart."""
+    trained = [f"{use.set} ({use.authentic})" for use in protocol.train.sets]
+    tested = [use.set for use in protocol.test.sets]
+    for side, names in (("train", trained), ("test", tested)):
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{file}: {side}.sets names {name} twice")
