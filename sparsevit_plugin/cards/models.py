@@ -6,13 +6,16 @@ that is built (`model`, by default the card's own name), so that one class may h
 models that differ in a line.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from sparsevit_plugin.cards.reading import Strict, check_card, find_cards, read_yaml
 from sparsevit_plugin.errors import UserError, suggest
+
+Fit: TypeAlias = Literal["resize", "pad", "grid"]
 
 _MOST_ANCESTORS = 4
 
@@ -38,6 +41,18 @@ class WeightFile(Strict):
     notes: str = ""
 
 
+class Input(Strict):
+    """How a model is fed.
+
+    Attributes:
+        fit: How an image comes to the model's size.
+        post_function: What adds to each item, None for nothing.
+    """
+
+    fit: Fit
+    post_function: str | None = None
+
+
 class Mended(Strict):
     """A defect of the published code that the plugin mends unless its way is asked for.
 
@@ -46,12 +61,14 @@ class Mended(Strict):
         mended: Its value for the mended way, which is the default.
         upstream: Its value for upstream's way.
         defect: What is wrong with upstream's way, in a sentence.
+        upstream_input: How the model is fed in upstream's way, where that differs from the card.
     """
 
     argument: str
     mended: Any
     upstream: Any
     defect: str
+    upstream_input: Input | None = None
 
 
 class Smallest(Strict):
@@ -82,7 +99,8 @@ class ModelCard(Strict):
             photograph) on the photograph's own 8 x 8 JPEG grid and never resizes.
         edge_mask_width: Width in pixels of the edge mask the model trains with, None for none.
         uses_label: Whether the loss reads the image-level label.
-        post_function: IMDLBenCo's post function that adds to each item, None for none.
+        post_function: What adds to each item, by its name in `harness.post_functions` or in
+            IMDLBenCo's registry of post functions; None for nothing.
         precision: Numerical precision that it was made for.
         eval_mode: Whether it is tested in evaluation mode.
         weights: Pretrained files it can start from.
@@ -103,7 +121,7 @@ class ModelCard(Strict):
     licence: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     image_size: int = Field(gt=0)
-    fit: Literal["resize", "pad", "grid"] = "resize"
+    fit: Fit = "resize"
     edge_mask_width: int | None = Field(default=None, gt=0)
     uses_label: bool = False
     post_function: str | None = None
@@ -129,6 +147,18 @@ class ModelCard(Strict):
     def weight_arguments(self) -> tuple[str, ...]:
         """The constructor arguments that name weights files, each once."""
         return tuple(dict.fromkeys(weight.argument for weight in self.weights))
+
+    def input_for(self, arguments: Mapping[str, Any]) -> Input:
+        """Return how the model is fed when it is built with these constructor arguments.
+
+        Args:
+            arguments: Those that are given; the others have the constructor's defaults.
+        """
+        for item in self.mended:
+            is_upstreams = arguments.get(item.argument, item.mended) == item.upstream
+            if item.upstream_input is not None and is_upstreams:
+                return item.upstream_input
+        return Input(fit=self.fit, post_function=self.post_function)
 
 
 def load_model_card(name: str) -> ModelCard | None:

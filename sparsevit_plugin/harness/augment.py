@@ -13,7 +13,7 @@ its own. The name `none` is the empty list.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,6 +79,28 @@ def build_transform(name: str) -> Any | None:  # noqa: ANN401 -- albumentations 
     path = _find(name)
     entries = _read(path)["transforms"]
     return albumentations.Compose(_build_all(entries, f"{path}: transforms"))
+
+
+def transform_names(name: str) -> list[str]:
+    """Return the names of a list's transforms in order, those inside a choice included.
+
+    Args:
+        name: As `build_transform` takes it.
+
+    Raises:
+        UserError: No such list, or an entry is wrong; names the file and the entry.
+    """
+    if name == NO_AUGMENTATION:
+        return []
+    build_transform(name)  # what is wrong with it is said there
+    return list(_names(_read(_find(name))["transforms"]))
+
+
+def _names(entries: list[Any]) -> Iterator[str]:
+    for entry in entries:
+        name, settings = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+        inner = (settings or {}).get("transforms")
+        yield from _names(inner) if inner else [name]
 
 
 def describe(name: str) -> dict[str, Any]:

@@ -267,6 +267,9 @@ def resolve(
     files = weight_files.chosen_files(verb, flags.values, card)
     layers.insert(0, Layer("--weights", "--weights: {}", model_arguments=files))
     cfg = combine(verb, constructor, flags, layers, recipe)
+    if card and card.input_for(cfg.model_arguments).fit != layers[-1].options["fit"]:
+        layers[-1] = _card_layer(model, card, cfg.model_arguments)
+        cfg = combine(verb, constructor, flags, layers, recipe)
     ignored = [*cfg.ignored, *left_out]
     return dataclasses.replace(cfg, registered=registered, ignored=ignored)
 
@@ -332,13 +335,16 @@ def _for_any_model(
     return dataclasses.replace(layer, options=values, model_arguments=kept), left_out
 
 
-def _card_layer(model: str, card: ModelCard | None) -> Layer:
+def _card_layer(
+    model: str, card: ModelCard | None, chosen: Mapping[str, Any] | None = None
+) -> Layer:
+    """Return what a card says; of how the model is fed, what the chosen arguments ask for."""
     if card is None:
         return Layer(f"{model} has no card", options={"recipe": NO_RECIPE})
     values: dict[str, object] = {
         "recipe": card.recipe or NO_RECIPE,
         "image_size": card.image_size,
-        "fit": card.fit,
+        "fit": card.input_for(card.arguments if chosen is None else chosen).fit,
         "edge_mask_width": card.edge_mask_width,
         "if_predict_label": card.uses_label,
         "precision": card.precision,

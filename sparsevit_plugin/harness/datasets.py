@@ -2,14 +2,14 @@
 
 The pipeline of an item (augmentation, binary mask, edge mask, padding or resizing, normalisation)
 is IMDLBenCo's own. What is added through its extension points: checked reading, paired sources,
-draws that depend on (seed, epoch, index) alone, and a broken image that is reported instead of
-ending the run.
+draws that depend on (seed, epoch, index) alone, a broken image that is reported instead of ending
+the run, and the fit `grid`, which keeps photographs on their own 8 x 8 JPEG grid.
 """
 
 import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -23,13 +23,18 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset, default_collate
 
+from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.images import BadImage, read_pair
+from sparsevit_plugin.harness.jpeg import BLOCK
 from sparsevit_plugin.harness.sources import BalancedSet, ImageSet, Source
 
-Fit: TypeAlias = Literal["resize", "pad"]
+Fit: TypeAlias = Literal["resize", "pad", "grid"]
 Key: TypeAlias = int | tuple[int, int]
 Transform: TypeAlias = Callable[..., dict[str, Any]]
 PostFunction: TypeAlias = Callable[[dict[str, Any]], Any]
+
+NOTE_KEY = "input_note"
+"""Of an item: what a reader of its result must know of how it was fed; empty for nothing."""
 
 # What reading and OpenCV raise on an image; anything else is a mistake in a transform, to be seen.
 _IMAGE_ERRORS = (BadImage, cv2.error, UnidentifiedImageError, Image.DecompressionBombError)
@@ -51,6 +56,46 @@ class BadSample:
 
 
 @dataclass(frozen=True)
+class Window:
+    """A rectangle of a photograph, in pixels from its upper left corner."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, plane: NDArray) -> NDArray:
+        """Return this part of an array of H x W or H x W x C."""
+        return plane[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an item's pixels come from, for what is to be read from the photograph's own file.
+
+    Attributes:
+        path: The photograph's file.
+        decoded: The photograph as read, uint8, H x W x 3, with what is noted in `notes` done to it.
+        notes: As `images.read_pair` gives them.
+        transform: What was done to `decoded` before the window was cut; None for nothing.
+        transformed: The photograph after that, of the same size.
+        window: The part that the item shows at its upper left corner; what else the item has is
+            padding. Its corner lies on the photograph's 8 x 8 grid.
+    """
+
+    path: Path
+    decoded: NDArray[np.uint8]
+    notes: tuple[str, ...]
+    transform: Transform | None
+    transformed: NDArray[np.uint8]
+    window: Window
+
+
+OriginFunction: TypeAlias = Callable[[dict[str, Any], Origin], None]
+"""Adds to an item, in place, what it reads from the photograph's file; needs the fit `grid`."""
+
+
+@dataclass(frozen=True)
 class _Read:
     """A sample as read from its files: what IMDLBenCo's `_get_image` is asked to hand on."""
 
@@ -58,6 +103,7 @@ class _Read:
     mask: NDArray[np.uint8]  # H x W, 0 or 255
     image_path: str
     mask_path: str
+    notes: tuple[str, ...]
 
     @property
     def label(self) -> int:
@@ -73,6 +119,12 @@ class CheckedDataset(AbstractDataset):
     W, 0 or 1, at the photograph's own size, before any transform). With padding, an image larger
     than the target is first shrunk to fit (IMDLBenCo crops it): `shape` is then the shape that was
     pasted and `origin_shape` the photograph's own.
+
+    On the grid nothing is ever resized. With `random_crop` an item is a crop of the target's size
+    whose corner lies on the photograph's 8 x 8 grid, drawn uniformly; a smaller photograph is
+    padded at the right and bottom. Else it is the whole photograph, padded to multiples of 8, so
+    items differ in size. `shape`, `origin_shape` and `shape_mask` are as with padding, and the
+    label is that of the crop.
     """
 
     post_transform: albumentations.Compose
@@ -86,22 +138,49 @@ class CheckedDataset(AbstractDataset):
         transform: Transform | None = None,
         edge_width: int | None = None,
         post_function: PostFunction | list[PostFunction] | None = None,
+        origin_function: OriginFunction | None = None,
+        random_crop: bool = False,
         native_mask: bool = False,
     ) -> None:
         self.images = images
+        self.fit = fit
         self.transform = transform
+        self.origin_function = origin_function
+        self.random_crop = random_crop
         self.edge_width = edge_width
         self.native_mask = native_mask
+        before_fitting = {
+            "resize": transform,
+            "pad": ShrinkToFit(image_size, transform),
+            "grid": None,  # done before a crop is cut
+        }
         super().__init__(
             images,
-            is_padding=fit == "pad",
+            is_padding=fit != "resize",
             is_resizing=fit == "resize",
             output_size=image_size,
-            common_transforms=ShrinkToFit(image_size, transform) if fit == "pad" else transform,
+            common_transforms=before_fitting[fit],
             edge_width=edge_width,
             post_funcs=post_function,
         )
         self.post_transform = _without_crop(self.post_transform)
+        if fit == "grid":
+            self._check_grid()
+            if not random_crop:
+                self.post_transform = _padding_to_grid(self.post_transform)
+        elif origin_function is not None:
+            raise UserError(
+                f"--fit {fit} moves pixels off the JPEG grid, and what is read from the "
+                "photograph's file cannot follow: use --fit grid"
+            )
+
+    def _check_grid(self) -> None:
+        if any(side % BLOCK for side in self.output_size):
+            raise UserError(
+                f"--image-size {self.output_size[0]}: --fit grid takes multiples of {BLOCK} only"
+            )
+        if self.transform is not None and getattr(self.transform, "moves_pixels", True):
+            raise ValueError("a transform that moves pixels leaves the JPEG grid")
 
     def _init_dataset_path(self, path: ImageSet) -> tuple[list[str], list[str]]:
         self.entry_path = str(path.path)
@@ -119,35 +198,81 @@ class CheckedDataset(AbstractDataset):
 
     def _read(self, index: int) -> _Read:
         sample = self.images.samples[index]
-        image, mask, _ = read_pair(sample.image, sample.mask)
+        image, mask, notes = read_pair(sample.image, sample.mask)
         if self.edge_width is not None and min(mask.shape) <= self.edge_width:
             raise BadImage(
                 sample.image,
                 f"is {mask.shape[1]} x {mask.shape[0]} pixels, "
                 f"too small for edges {self.edge_width} wide",
             )
-        return _Read(image, mask, self.tp_path[index], self.gt_path[index])
+        return _Read(image, mask, self.tp_path[index], self.gt_path[index], notes)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         read = self._read(index)
-        item = super().__getitem__(read)
+        item = self._grid_item(read) if self.fit == "grid" else self._fitted_item(read)
         if self.is_padding:
             item["origin_shape"] = torch.tensor(read.mask.shape)
-        if self.transform is None:
-            # Shrinking may lose a small region from the mask; the photograph is tampered all the
-            # same.
-            item["label"] = read.label
         if self.native_mask:
             item["native_mask"] = torch.from_numpy((read.mask > 0).astype(np.uint8))
         item["sample_index"] = index
         item["sample_name"] = self.images.samples[index].name
         return item
 
+    def _fitted_item(self, read: _Read) -> dict[str, Any]:
+        item: dict[str, Any] = super().__getitem__(read)
+        if not getattr(self.transform, "moves_pixels", self.transform is not None):
+            # Shrinking may lose a small region from the mask; the photograph is tampered all the
+            # same.
+            item["label"] = read.label
+        return item
+
+    def _grid_item(self, read: _Read) -> dict[str, Any]:
+        image = read.image
+        if self.transform is not None:
+            image = self.transform(image=image, mask=read.mask)["image"]
+        window = self._window(*read.mask.shape)
+        shown = replace(read, image=window.cut(image), mask=window.cut(read.mask))
+        item: dict[str, Any] = super().__getitem__(shown)
+        if self.origin_function is not None:
+            path = Path(read.image_path)
+            origin = Origin(path, read.image, read.notes, self.transform, image, window)
+            self.origin_function(item, origin)
+        return item
+
+    def _window(self, height: int, width: int) -> Window:
+        """Choose the part of a photograph that an item shows."""
+        if not self.random_crop:
+            return Window(0, 0, height, width)
+        rows, columns = self.output_size
+        top = BLOCK * random.randint(0, max(0, height - rows) // BLOCK)  # noqa: S311 -- no secret
+        left = BLOCK * random.randint(0, max(0, width - columns) // BLOCK)  # noqa: S311
+        return Window(top, left, min(rows, height - top), min(columns, width - left))
+
 
 def _without_crop(pipeline: albumentations.Compose) -> albumentations.Compose:
     """Drop IMDLBenCo's last crop: images fit by now, and it takes the height for the width."""
     kept = [step for step in pipeline.transforms if not isinstance(step, albumentations.Crop)]
     return albumentations.Compose(kept)
+
+
+def _padding_to_grid(pipeline: albumentations.Compose) -> albumentations.Compose:
+    """Pad to multiples of 8 where IMDLBenCo pads to one size, at right and bottom as it does."""
+    divisible = albumentations.PadIfNeeded(
+        min_height=None,
+        min_width=None,
+        pad_height_divisor=BLOCK,
+        pad_width_divisor=BLOCK,
+        position="top_left",
+        border_mode=cv2.BORDER_CONSTANT,
+        value=0,
+        mask_value=0,
+    )
+    return albumentations.Compose(
+        [
+            divisible if isinstance(step, albumentations.PadIfNeeded) else step
+            for step in pipeline.transforms
+        ]
+    )
 
 
 class ShrinkToFit:
@@ -249,6 +374,8 @@ def build_dataset(
     transform: Transform | None = None,
     edge_width: int | None = None,
     post_function: PostFunction | list[PostFunction] | None = None,
+    origin_function: OriginFunction | None = None,
+    random_crop: bool = False,
     seed: int = 0,
     native_mask: bool = False,
 ) -> SeededDataset | SeededBalancedDataset:
@@ -256,16 +383,24 @@ def build_dataset(
 
     Args:
         source: The set.
-        fit: "resize" to the model's size, or "pad" with zeros at the right and bottom.
+        fit: "resize" to the model's size, "pad" with zeros at the right and bottom, or "grid",
+            which keeps the photograph's own JPEG grid, see `CheckedDataset`.
         image_size: The model's input size, one number or (height, width).
-        transform: Augmentation, called as albumentations are; None for none.
+        transform: Augmentation, called as albumentations are; None for none. On the grid it must
+            have a false `moves_pixels`.
         edge_width: Width of IMDLBenCo's edge masks in pixels (odd); None for none.
         post_function: IMDLBenCo's callback(s) that change an item in place.
+        origin_function: Adds to an item what it reads from the photograph's file; on the grid only.
+        random_crop: On the grid, whether items are crops of the model's size, for training, instead
+            of whole photographs.
         seed: Seed of every random draw.
         native_mask: Whether items carry the mask at the photograph's own size.
 
     Returns:
         A dataset that takes `index` or `(epoch, index)`.
+
+    Raises:
+        UserError: The size is no multiple of 8 on the grid, or the origin function has no grid.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     settings: dict[str, Any] = {
@@ -274,6 +409,8 @@ def build_dataset(
         "transform": transform,
         "edge_width": edge_width,
         "post_function": post_function,
+        "origin_function": origin_function,
+        "random_crop": random_crop,
         "native_mask": native_mask,
     }
     if isinstance(source, BalancedSet):

@@ -5,6 +5,7 @@ at the photograph's own size against its own mask. Which one a table shows is ch
 is made.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.harness.datasets import BadSample, collate
+from sparsevit_plugin.harness.datasets import NOTE_KEY, BadSample, collate
 from sparsevit_plugin.harness.evaluators import (
     evaluate_batch,
     exact_evaluators,
@@ -25,7 +26,7 @@ from sparsevit_plugin.harness.evaluators import (
 )
 from sparsevit_plugin.harness.progress import Progress
 
-NOT_FOR_THE_MODEL = ("bad", "native_mask", "sample_name")
+NOT_FOR_THE_MODEL = ("bad", "native_mask", "sample_name", NOTE_KEY)
 """Keys of a batch that are the harness's own."""
 
 
@@ -53,11 +54,20 @@ class EvaluationSettings:
 
 @dataclass
 class SetResult:
-    """What the evaluation of one set gave, in the order of the set."""
+    """What the evaluation of one set gave, in the order of the set.
+
+    Attributes:
+        rows: As in `results.schema`.
+        histograms: As there.
+        bad: Images that could not be used.
+        notes: How many photographs were fed to the model otherwise than as they are, by what was
+            done.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     histograms: list[dict[str, Any]] = field(default_factory=list)
     bad: list[BadSample] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -124,6 +134,7 @@ def evaluate_set(
             count = len(bad)
             if "image" in batch:
                 _score_batch(fabric, model, batch, settings, local)
+                local.notes.update(note for note in batch.get(NOTE_KEY, ()) if note)
                 count += len(batch["image"])
             progress.advance(count)
     model.train(was_training)
@@ -262,4 +273,5 @@ def _gather(fabric: Fabric, local: SetResult) -> SetResult:
     histograms = [row for part in parts for row in part.histograms]
     for table in (rows, histograms):
         table.sort(key=lambda row: (row["sample_index"], row["score_at"]))
-    return SetResult(rows, histograms, [item for part in parts for item in part.bad])
+    notes = sum((part.notes for part in parts), Counter[str]())
+    return SetResult(rows, histograms, [item for part in parts for item in part.bad], notes)

@@ -6,13 +6,14 @@ them.
 
 A photograph that is no JPEG has none. CAT-Net's published loader (mjkwon2021/CAT-Net,
 Splicing/data/dataset_arbitrary.py) saves such a photograph as a JPEG of quality 100 without chroma
-subsampling and reads that; `resave_luma` does the same. The coefficients then say that the file was
-not compressed, and nothing about an earlier compression.
+subsampling and reads that; `resave_luma` does the same for the coefficients. They then say that the
+file was not compressed, and nothing more. (That loader also takes the pixels of the re-saved JPEG,
+which differ by rounding; here they stay the photograph's own.)
 """
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -26,13 +27,14 @@ from sparsevit_plugin.harness.images import NOTE_CMYK, NOTE_EXIF_TURNED, BadImag
 BLOCK = 8
 """Side of a JPEG block in pixels."""
 
+RESAVED_QUALITY = 100
+"""Of the JPEG that is made of a photograph which is none: CAT-Net's."""
+
 LumaSource: TypeAlias = Literal["file", "resaved"]
 
 _START_OF_JPEG = b"\xff\xd8\xff"
 # Component 0 is the luma in these colour models only.
 _WITH_LUMA = ("JCS_YCbCr", "JCS_GRAYSCALE")
-# CAT-Net's for what is no JPEG.
-_RESAVED_QUALITY = 100
 _LONGEST_SIDE = 65500  # libjpeg's JPEG_MAX_DIMENSION
 
 
@@ -97,26 +99,28 @@ def read_luma(path: Path) -> Luma | None:
     return Luma(np.ascontiguousarray(plane), np.array(table), "file")
 
 
-def resave_luma(pixels: NDArray[np.uint8], *, quality: int = _RESAVED_QUALITY) -> Luma:
+def resave_luma(pixels: NDArray[np.uint8], path: Path, *, quality: int = RESAVED_QUALITY) -> Luma:
     """Return the luma of a JPEG made of decoded pixels.
 
     Args:
         pixels: uint8, H x W x 3, RGB.
+        path: Where they come from, for the error.
         quality: Of the JPEG, on libjpeg's scale.
 
     Raises:
-        ValueError: A side is 0 or above 65500, which no JPEG holds.
+        BadImage: A side is longer than a JPEG can have.
     """
-    if not all(0 < side <= _LONGEST_SIDE for side in pixels.shape[:2]):
-        raise ValueError(f"no JPEG has {pixels.shape[1]} x {pixels.shape[0]} pixels")
+    height, width = pixels.shape[:2]
+    if max(height, width) > _LONGEST_SIDE:
+        raise BadImage(path, f"is {width} x {height} pixels, more than a JPEG of it could have")
     # jpeglib reads files only.
     with tempfile.TemporaryDirectory(prefix="benco-jpeg-") as folder:
-        path = Path(folder) / "resaved.jpg"
-        Image.fromarray(pixels).save(path, "JPEG", quality=quality, subsampling=0)
-        luma = read_luma(path)
+        file = Path(folder) / "resaved.jpg"
+        Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)
+        luma = read_luma(file)
     if luma is None:
         raise AssertionError("a JPEG made of RGB pixels has a luma")
-    return Luma(luma.coefficients, luma.table, "resaved")
+    return replace(luma, source="resaved")
 
 
 def luma_of(path: Path, pixels: NDArray[np.uint8], notes: Sequence[str] = ()) -> Luma:
@@ -141,10 +145,7 @@ def luma_of(path: Path, pixels: NDArray[np.uint8], notes: Sequence[str] = ()) ->
     if NOTE_EXIF_TURNED not in notes and NOTE_CMYK not in notes and is_jpeg(path):
         luma = read_luma(path)
     if luma is None:
-        try:
-            return resave_luma(pixels)
-        except ValueError as error:
-            raise BadImage(path, str(error)) from error
+        return resave_luma(pixels, path)
     height, width = pixels.shape[:2]
     if luma.coefficients.shape != (padded_to_grid(height), padded_to_grid(width)):
         rows, columns = luma.coefficients.shape

@@ -234,7 +234,8 @@ def _data_options() -> list[Option]:
             "fit",
             "str",
             "",
-            "How an image is fitted to that square (upstream: --if-resizing, --if-padding).",
+            "How an image is fitted to that square (upstream: --if-resizing, --if-padding); "
+            "grid: crops of it in training and whole photographs in tests, on their JPEG grid.",
             group,
             upstream=("if_padding", "if_resizing"),
             switches=(("if_padding", "pad"), ("if_resizing", "resize")),

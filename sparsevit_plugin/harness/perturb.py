@@ -22,6 +22,9 @@ class Perturbation:
         kind: `jpeg`, `blur` or `noise`.
         strength: JPEG quality (1 to 100); side of the Gaussian kernel in pixels (odd); variance of
             the noise on the 8-bit scale, as upstream has it (not its standard deviation).
+
+    Attributes:
+        jpeg_quality: The quality of a JPEG perturbation, None for others.
     """
 
     moves_pixels = False
@@ -34,6 +37,7 @@ class Perturbation:
             "blur": robustness_wrapper.GaussianBlurWrapper,
             "noise": robustness_wrapper.GaussianNoiseWrapper,
         }
+        self.jpeg_quality = strength if kind == "jpeg" else None
         self.transform = next(iter(wrappers[kind]([strength])))[1]
 
     def __call__(self, image: NDArray, mask: NDArray) -> dict[str, Any]:

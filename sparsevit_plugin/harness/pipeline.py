@@ -16,13 +16,14 @@ from torch.utils.data import Dataset
 from sparsevit_plugin.cards import ModelCard, load_model_card
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import sha256_file
-from sparsevit_plugin.harness.augment import build_transform
+from sparsevit_plugin.harness.augment import build_transform, transform_names
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.data_paths import Side, read_data_path
 from sparsevit_plugin.harness.datasets import Fit, build_dataset
 from sparsevit_plugin.harness.evaluate import EvaluationSettings, SetResult, evaluate_set
 from sparsevit_plugin.harness.manifest import run_facts
 from sparsevit_plugin.harness.perturb import build_perturbation
+from sparsevit_plugin.harness.post_functions import additions
 from sparsevit_plugin.harness.sources import (
     BalancedSet,
     Source,
@@ -169,33 +170,43 @@ def read_test_sets(cfg: Config) -> dict[str, Source]:
 
 
 def make_dataset(cfg: Config, source: Source, *, training: bool) -> Dataset:
-    """Build IMDLBenCo's dataset for a source, with the recipe's augmentation when training."""
+    """Build IMDLBenCo's dataset for a source, with the recipe's augmentation when training.
+
+    On the JPEG grid there is no augmentation, see `left_out_transforms`.
+    """
+    if not training:
+        transform = build_perturbation(cfg.perturbation)
+    else:
+        transform = None if cfg.fit == "grid" else build_transform(cfg.augmentation)
+    added = additions(cfg)
     return build_dataset(
         source,
         fit=cast(Fit, cfg.fit),
         image_size=cfg.image_size,
-        transform=build_transform(cfg.augmentation)
-        if training
-        else build_perturbation(cfg.perturbation),
+        transform=transform,
         edge_width=cfg.edge_mask_width,
-        post_function=_post_function(cfg.model),
+        post_function=added.post_function,
+        origin_function=added.origin_function,
+        random_crop=training,
         seed=cfg.seed,
         native_mask=not training and cfg.evaluators == "exact",
     )
 
 
-def _post_function(model: str) -> Any | None:  # noqa: ANN401 -- upstream's registry is untyped
-    """Find a model's post function as upstream does: by the model's name in lower case."""
-    from IMDLBenCo.registry import POSTFUNCS
+def left_out_transforms(cfg: Config) -> list[str]:
+    """Name the transforms of the augmentation that training leaves out.
 
-    wanted = f"{model.lower()}_post_func"
-    return next((f for name, f in POSTFUNCS.module_dict.items() if name.lower() == wanted), None)
+    On the JPEG grid these are all: scaling, turning and flipping move the blocks, the others change
+    pixels whose DCT coefficients stay as they are in the file.
+    """
+    return transform_names(cfg.augmentation) if cfg.fit == "grid" else []
 
 
 def evaluation_settings(cfg: Config) -> EvaluationSettings:
     """Pick the evaluation's settings out of a configuration."""
     return EvaluationSettings(
-        batch_size=cfg.test_batch_size,
+        # On the grid photographs keep their sizes, and those of different size make no batch.
+        batch_size=1 if cfg.fit == "grid" else cfg.test_batch_size,
         num_workers=cfg.num_workers,
         evaluators=cfg.evaluators,
         model_eval=not cfg.no_model_eval,
@@ -330,7 +341,10 @@ class SetEvaluator:
             "images": len(samples_of(source)),
             "pairing": getattr(source, "pairing", "name"),
             "skipped": [{"name": bad.name, "reason": bad.reason} for bad in result.bad],
+            "input_notes": dict(result.notes),
         }
+        for note, count in result.notes.items():
+            self.say(f"{name}: {count} of {len(samples_of(source))} photographs: {note}")
         for bad in result.bad:
             self.say(f"{name}: skipped {bad.path}: {bad.reason}")
         perturbation = self.cfg.perturbation

@@ -40,6 +40,7 @@ from sparsevit_plugin.harness.pipeline import (
     Source,
     build_model,
     describe_for_testing,
+    left_out_transforms,
     load_checkpoint,
     make_dataset,
     mean_f1,
@@ -330,6 +331,12 @@ class Trainer:
         )
         for note in [*self.data.notes, *(f"{flag} is ignored: {why}" for flag, why in cfg.ignored)]:
             say(note)
+        left_out = left_out_transforms(cfg)
+        if left_out:
+            say(
+                f"augmentation {cfg.augmentation}: left out, because they break the JPEG grid: "
+                f"{', '.join(left_out)}"
+            )
 
     def _train_epoch(self, interruption: Interruption) -> None:
         state, cfg = self.state, self.cfg
@@ -529,6 +536,7 @@ class Trainer:
             "effective_batch": effective_batch(cfg, self.fabric.world_size),
             "training_data": {n: fingerprint(source) for n, source in self.data.train.items()},
             "skipped_training_images": self.state.skipped,
+            "augmentation_left_out": left_out_transforms(cfg),
         }
 
     def _test_selected(self) -> None:
