@@ -45,6 +45,15 @@ VERBS = {
     "test": Verb(
         "test a checkpoint on image sets and store a row per image", "test", own_parser=True
     ),
+    "protocol": Verb(
+        "run every model on every set of a protocol, and see how far it is",
+        parts={
+            "list": Verb("list the protocols", "protocol_list"),
+            "show": Verb("show what a protocol trains and tests on", "protocol_show"),
+            "run": Verb("train and test what is missing", "protocol_run"),
+            "status": Verb("show how far the runs of a protocol are", "protocol_status"),
+        },
+    ),
     "table": Verb("make tables from stored results", "table"),
     "data": Verb(
         "make and check image sets",
@@ -68,6 +77,8 @@ examples:
   benco demo --out runs/demo
   benco train --model SparseViT --data-path CASIA2.0 --test-data-path tests.json --output-dir runs/a
   benco test --model SparseViT --checkpoint runs/a/best.safetensors --test-data-path tests.json
+  benco protocol run mvss --data-root /data --weights-root /weights --models SparseViT,MVSSNet
+  benco table mvss --metric pixel_f1,pixel_auc --format latex --out table.tex
   benco table runs/a runs/b --metric pixel_f1
   benco data check CASIA2.0
   benco models --probe SparseViT

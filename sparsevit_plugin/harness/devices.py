@@ -41,7 +41,7 @@ def make_fabric(device: str, precision: str, *, find_unused_parameters: bool = F
     Raises:
         UserError: If the device is not there.
     """
-    accelerator, index = _accelerator(device)
+    accelerator, index = accelerator_of(device)
     chosen = PRECISIONS.get(precision) or ("16-mixed" if accelerator == "cuda" else "32-true")
     fabric = Fabric(
         accelerator=accelerator,
@@ -56,7 +56,7 @@ def make_fabric(device: str, precision: str, *, find_unused_parameters: bool = F
     return fabric
 
 
-def _accelerator(device: str) -> tuple[str, int | None]:
+def accelerator_of(device: str) -> tuple[str, int | None]:
     """Split `cuda:1` into its kind and number, and check that the kind is there."""
     kind, _, number = device.partition(":")
     if kind == "auto":

@@ -1,0 +1,309 @@
+"""Runs the jobs of a plan: several at once, past those that fail, to the end.
+
+Every job is a process (or, with `--processes`, a group under torchrun), so that one that crashes or
+runs out of memory takes no other along. A runner that is killed takes its jobs with it; started
+again, it goes on with what is missing.
+"""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+from rich.console import Console
+
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import write_json_atomic
+from sparsevit_plugin.protocol.folder import ProtocolFolder, is_writable
+from sparsevit_plugin.protocol.plan import Job, Plan, state_of
+from sparsevit_plugin.protocol.worker import BUSY, order_of, write_order
+
+POLL_SECONDS: Final = 0.2
+REPORT_SECONDS: Final = 60.0
+"""So often a running job's last line is shown."""
+
+_STOP_SECONDS: Final = 30.0  # after SIGTERM a training saves its state
+_TAIL_BYTES: Final = 8192
+_ERROR_LINE: Final = re.compile(r"benco: error: (.*)")
+_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a job may run.
+
+    Attributes:
+        devices: Numbers of the GPUs that its processes see; empty on a CPU.
+        threads: Threads of a process; 0 leaves PyTorch's own choice.
+    """
+
+    devices: tuple[int, ...] = ()
+    threads: int = 0
+
+    def environment(self) -> dict[str, str]:
+        """Return this process's environment with what the slot changes."""
+        changed = dict(os.environ)
+        if self.devices:
+            changed["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.devices))
+        if self.threads:
+            changed["OMP_NUM_THREADS"] = str(self.threads)
+        return changed
+
+
+def make_slots(jobs: int | None, processes: int, gpus: int, cores: int) -> list[Slot]:
+    """Divide a machine among jobs.
+
+    Args:
+        jobs: Jobs at once; None for one per GPU, or one on a CPU.
+        processes: Processes of a job, each with a GPU of its own where there are any.
+        gpus: GPUs of the machine that may be used.
+        cores: Its processors.
+
+    Raises:
+        UserError: There are fewer GPUs than a job needs. Jobs beyond the GPUs share them.
+    """
+    if not gpus:
+        count = jobs or 1
+        each = max(1, cores // (count * processes))
+        return [Slot(threads=each if count * processes > 1 else 0)] * count
+    if processes > gpus:
+        raise UserError(f"--processes {processes}: this machine has {gpus} GPUs to use")
+    groups = gpus // processes
+    count = jobs or groups
+    starts = [(place % groups) * processes for place in range(count)]
+    return [Slot(tuple(range(start, start + processes))) for start in starts]
+
+
+@dataclass
+class Running:
+    """A job's process."""
+
+    job: Job
+    slot: Slot
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    number: int
+    began: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class Outcome:
+    """What became of a plan's jobs.
+
+    Attributes:
+        finished: Jobs that had nothing left to do from the start.
+        done: Jobs that were finished now.
+        failed: Job to its failure.
+        busy: Jobs that another runner has.
+    """
+
+    finished: list[Job] = field(default_factory=list)
+    done: list[Job] = field(default_factory=list)
+    failed: list[tuple[Job, dict[str, Any]]] = field(default_factory=list)
+    busy: list[Job] = field(default_factory=list)
+
+
+class Runner:
+    """Runs a plan.
+
+    Args:
+        plan: The plan.
+        folder: The protocol's folder.
+        slots: Where jobs run; so many run at once.
+        keep: What is kept of finished trainings, see `worker.KEEP`.
+        probe_steps: Only measure so many training steps of each job.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: ProtocolFolder,
+        slots: list[Slot],
+        *,
+        keep: str = "best",
+        probe_steps: int = 0,
+    ) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.free = deque(slots)
+        self.keep = keep
+        self.probe_steps = probe_steps
+        self.running: list[Running] = []
+        self.outcome = Outcome()
+        self._console = Console(stderr=True, highlight=False)
+        self._reported = time.monotonic()
+
+    def run(self) -> Outcome:
+        """Run what is missing; on an interruption the running jobs are stopped first.
+
+        Raises:
+            UserError: The folder cannot be written.
+        """
+        is_writable(self.folder.path)
+        write_json_atomic(self.folder.plan_file, describe_plan(self.plan))
+        waiting = deque(self._missing())
+        total = len(waiting)
+        try:
+            while waiting or self.running:
+                while waiting and self.free:
+                    self._start(waiting.popleft(), total - len(waiting), total)
+                self._poll(total)
+        finally:
+            self._stop_all()
+        return self.outcome
+
+    def _missing(self) -> Iterator[Job]:
+        finished = self.folder.finished_tests()
+        for job in self.plan.jobs:
+            state = state_of(job.train, job.tests, self.folder, finished)
+            if state.finished and not self.probe_steps:
+                self.outcome.finished.append(job)
+                continue
+            yield job
+
+    def _start(self, job: Job, number: int, total: int) -> None:
+        slot = self.free.popleft()
+        order = order_of(
+            job,
+            self.plan.request,
+            self.folder,
+            keep=self.keep,
+            probe_steps=self.probe_steps,
+        )
+        path = self.folder.job_file(job.name)
+        write_order(path, order)
+        log_path = self.folder.log_file(job.name)
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        log = log_path.open("ab")
+        process = subprocess.Popen(  # noqa: S603 - this interpreter and our own module
+            _command(path, self.plan.request.processes),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=slot.environment(),
+            start_new_session=True,  # Ctrl-C reaches the runner alone, which stops its jobs
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+        )
+        self.running.append(Running(job, slot, process, log, number))
+        self._say(f"[{number}/{total}] {_title(job)}: started, log {log_path}")
+
+    def _poll(self, total: int) -> None:
+        time.sleep(POLL_SECONDS)
+        for run in list(self.running):
+            code = run.process.poll()
+            if code is not None:
+                self._end(run, code, total)
+        if time.monotonic() - self._reported >= REPORT_SECONDS:
+            self._reported = time.monotonic()
+            for run in self.running:
+                self._say(f"[{run.number}/{total}] {_title(run.job)}: {_last_line(run)}")
+
+    def _end(self, run: Running, code: int, total: int) -> None:
+        run.log.close()
+        self.running.remove(run)
+        self.free.append(run.slot)
+        seconds = time.monotonic() - run.began
+        start = f"[{run.number}/{total}] {_title(run.job)}"
+        if code == 0:
+            self.folder.forget_failure(run.job.name)
+            self.outcome.done.append(run.job)
+            self._say(f"{start}: done in {seconds:.0f} s")
+        elif code == BUSY:
+            self.outcome.busy.append(run.job)
+            self._say(f"{start}: left to another runner, which has it")
+        else:
+            failure = self._failure(run, code)
+            self.outcome.failed.append((run.job, failure))
+            self._say(f"{start}: FAILED after {seconds:.0f} s: {failure['reason']}")
+
+    def _failure(self, run: Running, code: int) -> dict[str, Any]:
+        log = self.folder.log_file(run.job.name)
+        failure = {
+            "job": run.job.name,
+            "label": run.job.label,
+            "seed": run.job.seed,
+            "code": code,
+            "reason": _reason(_tail(log), code),
+            "log": str(log),
+        }
+        self.folder.write_failure(run.job.name, failure)
+        return failure
+
+    def _stop_all(self) -> None:
+        """Stop the running jobs: first politely, so that trainings save their state."""
+        for run in self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.process.pid, signal.SIGTERM)
+        for run in self.running:
+            try:
+                run.process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(run.process.pid, signal.SIGKILL)
+                run.process.wait()
+            run.log.close()
+        self.running.clear()
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+def describe_plan(plan: Plan) -> dict[str, Any]:
+    """Return what `benco protocol status` reads."""
+    return {"protocol": plan.protocol.name, "jobs": [job.to_dict() for job in plan.jobs]}
+
+
+def _command(order: Path, processes: int) -> list[str]:
+    module = ["-m", "sparsevit_plugin.protocol.worker", str(order)]
+    if processes == 1:
+        return [sys.executable, *module]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [sys.executable, *launcher, *module]
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent dies: no orphan keeps a job's lock."""
+    ctypes.CDLL(None, use_errno=True).prctl(_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def _title(job: Job) -> str:
+    return job.label if job.train is None else f"{job.label}, seed {job.seed}"
+
+
+def _tail(path: Path) -> list[str]:
+    """Return the last lines of a log that say anything."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _last_line(run: Running) -> str:
+    lines = _tail(Path(run.log.name))
+    return lines[-1] if lines else "starting"
+
+
+def _reason(lines: list[str], code: int) -> str:
+    """Say in one line why a job failed, from what it printed last."""
+    for line in reversed(lines):
+        found = _ERROR_LINE.search(line)
+        if found:
+            return found.group(1)
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"ended by {name}{hint}"
+    return lines[-1] if lines else f"ended with code {code}"

@@ -1,0 +1,82 @@
+"""How far the jobs of the last request are, from what the folder remembers alone."""
+
+import json
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.protocol.folder import ProtocolFolder
+from sparsevit_plugin.protocol.plan import Prints, State, TestCell, TrainCell, state_of
+
+
+def job_states(folder: ProtocolFolder) -> list[dict[str, Any]]:
+    """Return the state of every job that was asked for last.
+
+    Returns:
+        One dict per job: `label`, `seed`, `training` (in words), `tested` and `tests` (numbers of
+        cells), `finished`, `running`, `failure` (its record or None).
+
+    Raises:
+        UserError: Nothing was run here, or a file of the folder is damaged.
+    """
+    try:
+        plan = json.loads(folder.plan_file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        name = folder.path.name
+        raise UserError(
+            f"{folder.path}: nothing was run here yet; see benco protocol run {name} --help"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder.plan_file} is damaged ({error}): run the protocol again"
+        ) from error
+    finished = folder.finished_tests()
+    return [_state(job, folder, finished) for job in plan["jobs"]]
+
+
+def _state(
+    job: dict[str, Any], folder: ProtocolFolder, finished: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    train = None
+    if job["train"] is not None:
+        train = TrainCell(**{**job["train"], "prints": Prints(**job["train"]["prints"])})
+    tests = tuple(TestCell(**{**c, "prints": Prints(**c["prints"])}) for c in job["tests"])
+    state = state_of(train, tests, folder, finished)
+    running = is_locked(folder, job["name"])
+    return {
+        "label": job["label"],
+        "seed": job["seed"],
+        "group": job["group"],
+        "training": _training(train, state, folder, running=running),
+        "tested": len(state.done),
+        "tests": len(tests),
+        "finished": state.finished,
+        "running": running,
+        "failure": None if state.finished else folder.failure(job["name"]),
+    }
+
+
+def _training(
+    train: TrainCell | None, state: State, folder: ProtocolFolder, *, running: bool
+) -> str:
+    if train is None:
+        return "none needed"
+    if state.trained:
+        return "finished" if state.weights or not state.missing else "to be repeated (weights gone)"
+    begun = (folder.train_folder(train.folder) / "resume.pt").is_file()
+    if running:
+        return "running"
+    return "begun" if begun else "not begun"
+
+
+def is_locked(folder: ProtocolFolder, job: str) -> bool:
+    """Say whether some process on this file system runs a job."""
+    path = folder.lock_file(job)
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
