@@ -54,6 +54,7 @@ VERBS = {
             "status": Verb("show how far the runs of a protocol are", "protocol_status"),
         },
     ),
+    "score": Verb("score maps that another program made, as rows of the same tables", "score"),
     "table": Verb("make tables from stored results", "table"),
     "data": Verb(
         "make and check image sets",
@@ -80,6 +81,7 @@ examples:
   benco protocol run mvss --data-root /data --weights-root /weights --models SparseViT,MVSSNet
   benco table mvss --metric pixel_f1,pixel_auc --format latex --out table.tex
   benco table runs/a runs/b --metric pixel_f1
+  benco score --pred maps --set CASIAv1 --data-root /data --name TheirMethod
   benco data check CASIA2.0
   benco models --probe SparseViT
 

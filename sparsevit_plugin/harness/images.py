@@ -234,7 +234,7 @@ def decode_image(path: Path | str) -> Photograph:
     Raises:
         BadImage: If the file cannot be read.
     """
-    samples, notes, orientation, file_format = _decode(path)
+    samples, notes, orientation, file_format = decode_samples(path)
     if samples.dtype == np.uint8:
         pixels = samples
     else:
@@ -255,7 +255,7 @@ def decode_mask(path: Path | str) -> Mask:
     Raises:
         BadImage: If the file cannot be read.
     """
-    samples, _, _, file_format = _decode(path)
+    samples, _, _, file_format = decode_samples(path)
     # A black JPEG may decode to a few ones: noise, not a mask of 0 and 1.
     smallest = _EIGHT_BIT if file_format in _LOSSY_FORMATS else 1
     full = _full_value(path, samples, smallest)
@@ -273,13 +273,26 @@ def _is_grey(samples: NDArray) -> bool:
     return np.array_equal(first, samples[..., 1]) and np.array_equal(first, samples[..., 2])
 
 
-def _decode(path: Path | str) -> tuple[NDArray, tuple[str, ...], int, str]:
-    """Return the stored samples, notes, EXIF orientation and format.
+def decode_samples(
+    path: Path | str, most_pixels: int | None = None
+) -> tuple[NDArray, tuple[str, ...], int, str]:
+    """Read the samples of a file as they are stored, on their own scale.
 
-    The samples are H x W or H x W x 3 and uint8, uint16, int32 or float32.
+    Args:
+        path: The file.
+        most_pixels: Larger images are refused before they are decoded; None for Pillow's own limit.
+
+    Returns:
+        The samples (H x W or H x W x 3; uint8, uint16, int32 or float32), notes on what was
+        converted, the EXIF orientation, and the file format's name.
+
+    Raises:
+        BadImage: If the file cannot be read.
     """
     path = Path(path)
     with _decoder_errors_named(path), Image.open(path) as picture:
+        if most_pixels is not None and picture.width * picture.height > most_pixels:
+            raise BadImage(path, f"has too many pixels ({picture.width} x {picture.height})")
         # Before the EXIF data: a PNG is loaded to find them, and forgets how it was stored.
         notes, is_wide_colour = _notes(picture), _has_wide_colour(picture)
         orientation = int(picture.getexif().get(_EXIF_ORIENTATION, 1))
