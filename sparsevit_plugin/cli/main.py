@@ -52,6 +52,7 @@ VERBS = {
             "show": Verb("show what a protocol trains and tests on", "protocol_show"),
             "run": Verb("train and test what is missing", "protocol_run"),
             "status": Verb("show how far the runs of a protocol are", "protocol_status"),
+            "work": Verb("what run starts for every row; not for people", "protocol_work"),
         },
     ),
     "score": Verb("score maps that another program made, as rows of the same tables", "score"),

@@ -263,7 +263,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
 
 
 def _command(order: Path, processes: int) -> list[str]:
-    module = ["-m", "sparsevit_plugin.protocol.worker", str(order)]
+    module = ["-m", "sparsevit_plugin", "protocol", "work", str(order)]
     if processes == 1:
         return [sys.executable, *module]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
@@ -276,7 +276,7 @@ def _die_with_parent() -> None:
 
 
 def _title(job: Job) -> str:
-    return job.label if job.train is None else f"{job.label}, seed {job.seed}"
+    return job.label if job.checkpoint else f"{job.label}, seed {job.seed}"
 
 
 def _tail(path: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """The process that runs one job: trains what is not trained and tests what is not tested.
 
-    python -m sparsevit_plugin.protocol.worker JOB.json
+    python -m sparsevit_plugin protocol work JOB.json
 
 `torchrun` may start several of it for one job. Every cell is stored as soon as it is finished, and
 what another process has finished in the meantime is not done again.
@@ -8,7 +8,6 @@ what another process has finished in the meantime is not done again.
 
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -333,11 +332,14 @@ class JobRun:
         self._note_time(fabric, few, "test", len(source), time.monotonic() - began)
 
 
-def main(path: Path) -> int:
+def run_order(path: Path) -> int:
     """Run the job of an order file.
 
     Returns:
-        The exit code: 0, 2 for bad input, 75 when another process has the job.
+        The exit code: 0, or 75 when another process has the job.
+
+    Raises:
+        UserError: The job cannot be done.
     """
     order = read_order(path)
     lock = FileLock(ProtocolFolder(Path(order.folder)).lock_file(order.name))
@@ -353,13 +355,6 @@ def main(path: Path) -> int:
     except Timeout:
         print(f"another process has {order.name}")
         return BUSY
-    except UserError as error:
-        print(f"benco: error: {error}", file=sys.stderr)
-        return 2
     finally:
         lock.release()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
