@@ -170,7 +170,9 @@ def _first_mistake(file: Path, root: yaml.Node | None, error: ValidationError) -
     path: _Path = tuple(first["loc"])
     field = ".".join(str(part) for part in path)
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-    return f"{file}:{_line(root, path)}: {field}: {first['msg'].lower()}{more}"
+    ours = first.get("ctx", {}).get("error")  # raised by a check of ours, in our words
+    text = str(ours) if first["type"] == "value_error" else first["msg"].lower()
+    return f"{file}:{_line(root, path)}: {field}: {text}{more}"
 
 
 def _line(node: yaml.Node | None, path: _Path) -> int:
