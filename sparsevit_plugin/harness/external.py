@@ -11,6 +11,7 @@ another manifest.
 import hashlib
 import os
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -261,7 +262,9 @@ def _score_all(
 
     scored = []
     label = f"score {request.name} on {request.source.name}"
-    with Progress(len(pairing.pairs), label) as progress:
+    with Progress(len(pairing.pairs), label) as progress, warnings.catch_warnings():
+        # Pillow's doubts about large images, NumPy's about old headers: both are bounded here.
+        warnings.simplefilter("ignore")
         for found in _in_threads(work, pairing.pairs, request.workers):
             if isinstance(found, Problem):
                 problems.append(found)
