@@ -112,8 +112,8 @@ class LoadReport:
 def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     """Read the tensors of a .safetensors, .pth or .pt file onto the CPU, running nothing from it.
 
-    A pickled file may be a plain state dict, or hold one under `model` or `state_dict`. A prefix
-    that DistributedDataParallel or torch.compile put before every key is removed.
+    A pickled file may be a plain state dict, or hold one under `model`, `state_dict` or `network`.
+    A prefix that DistributedDataParallel or torch.compile put before every key is removed.
 
     Raises:
         UserError: There is no such file, it is no checkpoint, it is damaged, or it would run code.
@@ -136,7 +136,8 @@ def load_into(model: nn.Module, path: str | PathLike[str], *, strict: bool = Tru
     """Load a file's weights into any model.
 
     Tensors of old SparseViT checkpoints that nothing uses (`DEAD_KEYS`) are left out, and not asked
-    for.
+    for. A model that gives other names than its authors' checkpoints have offers a method
+    `from_published`, which takes and returns a state dict.
 
     Args:
         model: Where to.
@@ -147,7 +148,7 @@ def load_into(model: nn.Module, path: str | PathLike[str], *, strict: bool = Tru
         UserError: The file cannot be read; it belongs to another model; or, with `strict`, to
             another configuration of this one. The model is unchanged then.
     """
-    state = _match_prefix(read_checkpoint(path).state, model)
+    state = _match_prefix(_own_names(read_checkpoint(path).state, model), model)
     report = _compare(model, state, path, dead=DEAD_KEYS)
     if not report.loaded:
         raise UserError(f"{path}: not one tensor fits {_name(model)}; {_origin(state)}.")
@@ -269,7 +270,7 @@ def _refusal(message: str) -> str:
 def _from_content(content: dict[Any, Any]) -> Checkpoint:
     """Find the state dict in what a pickle held."""
     metadata: dict[str, Any] = {}
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "network"):
         if isinstance(content.get(key), Mapping):
             if "epoch" in content:
                 metadata["epoch"] = content["epoch"]
@@ -291,6 +292,13 @@ def _unwrap(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def _own_names(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Bring the names of a published checkpoint to the model's, where the model knows how."""
+    translate: Callable[[dict[str, Tensor]], Mapping[str, Tensor]] | None
+    translate = getattr(model, "from_published", None)
+    return state if translate is None else dict(translate(state))
 
 
 def _match_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

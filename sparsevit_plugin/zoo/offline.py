@@ -45,8 +45,8 @@ def replaced(replacements: Mapping[str, object]) -> Iterator[None]:
                 setattr(module, name, new)
             yield
         finally:
-            for module, name, original in reversed(originals):
-                setattr(module, name, original)
+            for owner, name, original in reversed(originals):
+                setattr(owner, name, original)
 
 
 @contextmanager

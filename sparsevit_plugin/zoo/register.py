@@ -3,3 +3,9 @@
 
 def register() -> None:
     """Register every model of this folder under the name that upstream gives it."""
+    from sparsevit_plugin.zoo import backbones, cat_net, published
+
+    backbones.register()
+    timm_localiser.register()
+    cat_net.register()
+    published.register()
