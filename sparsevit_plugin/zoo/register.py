@@ -3,7 +3,7 @@
 
 def register() -> None:
     """Register every model of this folder under the name that upstream gives it."""
-    from sparsevit_plugin.zoo import backbones, cat_net, published
+    from sparsevit_plugin.zoo import backbones, cat_net, published, timm_localiser
 
     backbones.register()
     timm_localiser.register()
