@@ -5,7 +5,7 @@ which file of the distribution is a tampered image, an authentic one or a mask, 
 one new card and no code:
 
     import:
-      example: [Tp/Tp_D_NRN_S_N_cha00001_nat00001_00001.jpg, Gt/..._gt.png]
+      example: [Tp/Tp_D_NRN_S_N_arc00013_sec00045_11700.jpg]
       rules:
         - label: tampered
           image: 'Tp/(?P<stem>Tp_[^/]+)\.(jpg|tif)'
@@ -15,7 +15,9 @@ one new card and no code:
       mask_files: ['Gt/[^/]+_gt\.png']
 
 Paths are posix paths below the folder that is imported. Patterns are regular expressions that match
-a whole path, upper and lower case alike.
+a whole path, upper and lower case alike. A file is a mask if one of `mask_files` matches, else an
+image if one of the `rules` does, else clutter if one of `clutter` does; an image file that is none
+of these stops an import.
 """
 
 import re
@@ -57,7 +59,7 @@ class LayoutSource(Strict):
 
 
 class Clutter(Strict):
-    """Files of a distribution that are no images of the set.
+    """Files of a distribution that are no images of the set, or known to lack their mask.
 
     Attributes:
         files: A pattern.
@@ -74,16 +76,37 @@ class Clutter(Strict):
         return text
 
 
+class Table(Strict):
+    """A table of the distribution that says more about an image than its path does.
+
+    Attributes:
+        file: Its path: a text file of separated values with a line of column names.
+        separator: What stands between two values.
+        column: The column that names the image.
+        value: Template of what stands there; the image's path where it is empty.
+        where: Values that other columns must have; a row is one image's if all of them do.
+    """
+
+    file: str
+    separator: str = Field(default=",", min_length=1, max_length=1)
+    column: str
+    value: str = ""
+    where: dict[str, str] = Field(default_factory=dict)
+
+
 class Rule(Strict):
     """Which files are images of one label, and which masks belong to them.
 
     Attributes:
         label: The images' label.
         image: Pattern of their paths; its named groups can be used in `masks` and `photos`.
+        table: A table whose columns can be used like groups; the rule is for the images that have
+            a row there.
         masks: Templates of the mask's path, sought in this order: the first that names a file is
-            taken. `{group}` stands for a named group, `*` for any part of one file's name.
-        several: What to do when a template with `*` names several files: `refuse`, or take every
-            pixel that is tampered in one of them (`union`).
+            taken. `{group}` stands for a named group, `*` for any part of one file's name, and
+            `**/` at the beginning for any folder.
+        several: What to do when a template names several files: `refuse`, or take every pixel that
+            is tampered in one of them (`union`).
         mask_rule: How the mask says which pixels are tampered.
         photos: Templates of the names of the source photographs, the base first. One name must mean
             one photograph in every set, so that it begins with the collection's name.
@@ -91,6 +114,7 @@ class Rule(Strict):
 
     label: Literal["tampered", "authentic"]
     image: str
+    table: Table | None = None
     masks: list[str] = Field(default_factory=list)
     several: Literal["refuse", "union"] = "refuse"
     mask_rule: MaskRule = "default"
@@ -107,9 +131,12 @@ class Rule(Strict):
         if (self.label == "tampered") != bool(self.masks):
             raise ValueError("tampered images have masks, authentic ones have none")
         groups = compile_pattern(self.image).groupindex
-        for template in (*self.masks, *self.photos):
+        own = [self.table.value] if self.table else []
+        for template in (*self.masks, *self.photos, *own):
+            # Which columns a table has is known when it is read.
+            free = self.table is not None and template not in own
             unknown = [name for name in template_fields(template) if name not in groups]
-            if unknown:
+            if unknown and not free:
                 raise ValueError(f'"{template}": the image pattern has no group "{unknown[0]}"')
         return self
 

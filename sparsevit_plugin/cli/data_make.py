@@ -1,13 +1,12 @@
 """`benco data make`: a manipulation corpus from a folder of photographs."""
 
 import argparse
-import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsevit_plugin.cli.progress import shown_progress
 from sparsevit_plugin.errors import UserError
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         test_count=args.test_count,
         test_share=args.test_share,
     )
-    with _progress() as progress:
+    with shown_progress("images") as progress:
         summary = make_corpus(
             photographs,
             out,
@@ -138,22 +137,6 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
             raise UserError(f'--sizes {text}: "{word}" is no size; write 256x256,320x240')
         sizes.append((int(match[1]), int(match[2])))
     return sizes
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield what shows progress from its first call on; a corpus that is there needs none."""
-    from sparsevit_plugin.harness.progress import Progress
-
-    with contextlib.ExitStack() as stack:
-        bars: list[Progress] = []
-
-        def show(done: int, total: int) -> None:
-            if not bars:
-                bars.append(stack.enter_context(Progress(total, "images")))
-            bars[0].advance(done - bars[0].done)
-
-        yield show
 
 
 def _check_arguments(args: argparse.Namespace, photos: Path, out: Path) -> None:

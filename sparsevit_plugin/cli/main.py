@@ -58,10 +58,13 @@ VERBS = {
     "score": Verb("score maps that another program made, as rows of the same tables", "score"),
     "table": Verb("make tables from stored results", "table"),
     "data": Verb(
-        "make and check image sets",
+        "make, import, check and compare image sets",
         parts={
             "check": Verb("check the images and masks of a data path", "data_check"),
             "make": Verb("make a manipulation corpus from a folder of photographs", "data_make"),
+            "list": Verb("list the data set cards, or show one", "data_list"),
+            "import": Verb("bring a set as it is distributed into the shared format", "data_import"),
+            "leak": Verb("find photographs that two sets share", "data_leak"),
         },
     ),
     "models": Verb("list the registered models, or probe whether each can be built", "models"),
