@@ -8,8 +8,8 @@ from sparsevit_plugin.errors import UserError, suggest
 
 _EPILOG = """\
 SRC is the set as its authors give it, unpacked; nothing in it is changed. The photographs are
-linked (or copied), never saved again; the masks become PNG of 0 and 255. The set is written whole or
-not at all, and an import that was killed goes on where it stopped.
+linked (or copied), never saved again; the masks become PNG of 0 and 255. The set is written whole
+or not at all, and an import that was killed goes on where it stopped.
 
 exit code: 0, or 2 when SRC does not hold the set or something in it does not match
 

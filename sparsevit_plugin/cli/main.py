@@ -63,7 +63,7 @@ VERBS = {
             "check": Verb("check the images and masks of a data path", "data_check"),
             "make": Verb("make a manipulation corpus from a folder of photographs", "data_make"),
             "list": Verb("list the data set cards, or show one", "data_list"),
-            "import": Verb("bring a set as it is distributed into the shared format", "data_import"),
+            "import": Verb("bring a distributed set into the shared format", "data_import"),
             "leak": Verb("find photographs that two sets share", "data_leak"),
         },
     ),
