@@ -366,7 +366,7 @@ def _rows(
     histograms: list[dict[str, Any]] = []
     same_size = values.shape == mask.shape
     fragment: dict[str, Any] = {}
-    for score_at, scored in (("model", own), ("image", native)):
+    for score_at, scored in (("image", native), ("model", own)):
         if not (fragment and same_size):
             fragment = _evaluate(scored, mask, score)
         counts = {name: fragment[f"{name}_histogram"] for name in ("tampered", "authentic")}
