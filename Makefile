@@ -41,7 +41,7 @@ lint: $(STAMP)
 
 test: lint
 	@echo "== tests"
-	$(BIN)/python -m pytest -m "not system" -n $(PYTEST_WORKERS) --durations 10
+	$(BIN)/python -m pytest -m "not system and not zoo_full" -n $(PYTEST_WORKERS) --durations 10
 
 test-system: $(STAMP)
 	@echo "== system tests"
