@@ -4,10 +4,12 @@ A folder of maps is paired with a set's images, every map is read and scored at 
 the photograph's, and the rows are stored whole or not at all: whatever is missing, left over,
 unreadable or of another aspect ratio is listed first, and then nothing is stored.
 
-The manifest says `external maps`. Its checkpoint is a hash over the maps, so that other maps are
-another manifest.
+The manifest says `external maps`. Its checkpoint is a hash over the maps. Sets that are scored
+under one name and by one convention share a manifest, which makes them one row of a table; changed
+maps of a set that is stored already begin another.
 """
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -22,6 +24,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from sparsevit_plugin.errors import UserError
@@ -411,30 +414,62 @@ def _store(
     if not scored:
         raise UserError(f"{request.pred}: none of its maps is of an image of {request.source.name}")
     facts = _map_facts(request, pairing, scored)
-    manifest, remarks = _manifest(request, facts, _hash(pairing, scored))
-    common = {
-        "manifest_id": manifest["manifest_id"],
-        "model": request.name,
-        "checkpoint": manifest["checkpoint"]["sha256"][:12],
-        "dataset": request.source.name,
-        "epoch": None,
-    }
-    rows = [{**common, **row} for one in scored for row in one.rows]
-    histograms = [{**common, **row} for one in scored for row in one.histograms]
-    set_facts = {
-        "path": str(request.source.path),
-        "fingerprint": fingerprint(request.source),
-        "images": len(request.source),
-        "pairing": request.source.pairing,
-        "skipped": [{"name": s.name, "reason": "no map"} for s in pairing.missing],
-        "maps": facts,
-    }
-    file = request.store.write(manifest, request.source.name, rows, histograms, set_facts)
+    remarks = []
     if left_out:
         remarks.append(f"{left_out} maps of images that are not scored here were left out")
     if found.others:
         remarks.append(f"{found.others} files in {found.path} are neither maps nor pictures")
+    # Sets of one name that are scored at the same time must not begin a manifest each.
+    with _locked(request.store.folder):
+        manifest, begun = _manifest(request, facts, _hash(pairing, scored))
+        file = _write(request, pairing, scored, manifest)
+    if begun:
+        remarks.append(
+            f"{request.store.folder} holds other maps of {request.name} on {request.source.name}: "
+            "both stay, as two rows; another --name tells them apart"
+        )
     return ScoreReport(file, len(scored), facts, tuple(remarks))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".score.lock")
+        lock.acquire()
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write(
+    request: ScoreRequest,
+    pairing: MapPairing,
+    scored: Sequence[_Scored],
+    manifest: dict[str, Any],
+) -> Path:
+    source = request.source
+    common = {
+        "manifest_id": manifest["manifest_id"],
+        "model": request.name,
+        "checkpoint": manifest["checkpoint"]["sha256"][:12],
+        "dataset": source.name,
+        "epoch": None,
+    }
+    rows = [{**common, **row} for one in scored for row in one.rows]
+    histograms = [{**common, **row} for one in scored for row in one.histograms]
+    facts = {
+        "path": str(source.path),
+        "fingerprint": fingerprint(source),
+        "images": len(source),
+        "pairing": source.pairing,
+        "skipped": [{"name": sample.name, "reason": "no map"} for sample in pairing.missing],
+        "maps": manifest["maps"],
+    }
+    return request.store.write(manifest, source.name, rows, histograms, facts)
 
 
 def _map_facts(
@@ -464,12 +499,8 @@ def _hash(pairing: MapPairing, scored: Sequence[_Scored]) -> str:
 
 def _manifest(
     request: ScoreRequest, facts: dict[str, Any], maps_hash: str
-) -> tuple[dict[str, Any], list[str]]:
-    """Return the manifest of these maps, and what a user should know of others of that name.
-
-    The manifests of one name on several sets share a series, which makes them one row. Where the
-    store holds other maps of that name on this set, these are a row of their own.
-    """
+) -> tuple[dict[str, Any], bool]:
+    """Return the manifest, and whether it was begun because of other maps of that name."""
     convention = {
         "kind": KIND,
         "model": request.name,
@@ -477,19 +508,13 @@ def _manifest(
         "inverted": request.invert,
         "stretched_allowed": request.allow_stretched,
     }
-    identity = {**convention, "checkpoint_sha256": maps_hash}
-    manifest_id = new_manifest_id(identity)
-    series, remarks = new_manifest_id(convention), []
-    if _has_others(request, series, manifest_id):
-        series = manifest_id
-        remarks.append(
-            f"{request.store.folder} holds other maps of {request.name} on {request.source.name}: "
-            "both stay, as two rows; another --name tells them apart"
-        )
+    earlier = _earlier(request, convention)
+    known = _joined(earlier, request.source.name, maps_hash)
+    begun_with = known["begun_with"] if known else maps_hash
+    identity = {**convention, "begun_with": begun_with}
     manifest = {
         **identity,
-        "manifest_id": manifest_id,
-        "series": series,
+        "manifest_id": new_manifest_id(identity),
         "checkpoint": {"file": request.pred.name, "sha256": maps_hash},
         "selection": "unknown",
         "pretraining": "unknown",
@@ -501,13 +526,30 @@ def _manifest(
         # Of the machine that made the maps.
         "device": "unknown",
     }
-    return manifest, remarks
+    return manifest, known is None and bool(earlier)
 
 
-def _has_others(request: ScoreRequest, series: str, manifest_id: str) -> bool:
-    return any(
-        note["dataset"] == request.source.name
-        and note["manifest"].get("series") == series
-        and note["manifest_id"] != manifest_id
-        for note in request.store.all_notes()
-    )
+def _earlier(request: ScoreRequest, convention: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the notes of what the store holds under a convention, by manifest, newest first."""
+    manifests: dict[str, list[dict[str, Any]]] = {}
+    notes = request.store.all_notes()
+    for note in sorted(notes, key=lambda note: str(note.get("written", "")), reverse=True):
+        if all(note["manifest"].get(key) == value for key, value in convention.items()):
+            manifests.setdefault(note["manifest_id"], []).append(note)
+    return list(manifests.values())
+
+
+def _joined(
+    earlier: Sequence[Sequence[dict[str, Any]]], dataset: str, maps_hash: str
+) -> dict[str, Any] | None:
+    """Return the manifest that maps belong to: one with the same maps, else one without the set."""
+    free = None
+    for notes in earlier:
+        hashes = {
+            note["manifest"]["checkpoint"]["sha256"] for note in notes if note["dataset"] == dataset
+        }
+        if hashes == {maps_hash}:
+            return dict(notes[0]["manifest"])
+        if not hashes and free is None:
+            free = dict(notes[0]["manifest"])
+    return free

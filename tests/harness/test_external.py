@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -359,20 +360,47 @@ def test_the_same_maps_again_are_the_same_cell_wherever_they_stand(tiny_set, pre
     assert len(list((tmp_path / "out/rows").iterdir())) == 1
 
 
-def test_changed_maps_are_another_manifest_and_another_row(tiny_set, pred, tmp_path):
-    assert score(tiny_set, pred, tmp_path / "out").remarks == ()
+def stored(folder: Path) -> dict[str, set[str]]:
+    """Return the sets of each manifest."""
+    found: dict[str, set[str]] = {}
+    for cell in load(folder).cells:
+        found.setdefault(cell.manifest_id, set()).add(cell.dataset)
+    return found
+
+
+def test_one_method_on_several_sets_is_one_row(tiny_set, pred, make_set, tmp_path):
+    out = tmp_path / "out"
+    second = make_set(tmp_path / "second")
+    score(tiny_set, pred, out)
+    assert score(second, pred, out).remarks == ()
+    assert list(stored(out).values()) == [{"tiny", "second"}]
+    for changes in ({"name": "Y"}, {"pooling": "mean"}, {"invert": True}):
+        score(tiny_set, pred, out, **changes)
+    assert len(stored(out)) == 4
+
+
+def test_changed_maps_are_another_manifest_and_another_row(tiny_set, pred, make_set, tmp_path):
+    out = tmp_path / "out"
+    second = make_set(tmp_path / "second")
+    shutil.copytree(pred, tmp_path / "old")
+    score(tiny_set, pred, out)
+    score(second, pred, out)
     write_map(pred / "000", random_map(*SIZE, 77))
-    (remark,) = score(tiny_set, pred, tmp_path / "out").remarks
+    (remark,) = score(tiny_set, pred, out).remarks
     assert "other maps of X on tiny" in remark
-    manifests = load(tmp_path / "out").manifests.values()
-    assert len({manifest["series"] for manifest in manifests}) == 2
+    assert sorted(map(sorted, stored(out).values())) == [["second", "tiny"], ["tiny"]]
+    assert score(second, pred, out).remarks == ()  # joins the changed maps of the other set
+    assert score(tiny_set, tmp_path / "old", out).remarks == ()  # is stored already
+    assert list(stored(out).values()) == [{"second", "tiny"}] * 2
+    checkpoints = {cell.manifest["checkpoint"]["sha256"] for cell in load(out).cells}
+    assert len(checkpoints) == 2
 
 
-def test_one_method_on_two_sets_is_one_series(tiny_set, pred, make_set, tmp_path):
-    score(tiny_set, pred, tmp_path / "out")
-    score(make_set(tmp_path / "second"), pred, tmp_path / "out")
-    manifests = load(tmp_path / "out").manifests.values()
-    assert len({manifest["series"] for manifest in manifests}) == 1
+def test_sets_that_are_scored_at_once_become_one_row(pred, make_set, tmp_path):
+    asked = [request(make_set(tmp_path / f"set{n}"), pred, tmp_path / "out") for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(score_maps, asked))
+    assert [len(sets) for sets in stored(tmp_path / "out").values()] == [4]
 
 
 @pytest.mark.parametrize("workers", [1, 4])
