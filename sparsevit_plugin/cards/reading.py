@@ -172,7 +172,8 @@ def _first_mistake(file: Path, root: yaml.Node | None, error: ValidationError) -
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
     ours = first.get("ctx", {}).get("error")  # raised by a check of ours, in our words
     text = str(ours) if first["type"] == "value_error" else first["msg"].lower()
-    return f"{file}:{_line(root, path)}: {field}: {text}{more}"
+    where = f"{field}: " if field else ""  # a check of the whole card names no field
+    return f"{file}:{_line(root, path)}: {where}{text}{more}"
 
 
 def _line(node: yaml.Node | None, path: _Path) -> int:

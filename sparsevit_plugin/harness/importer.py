@@ -477,7 +477,8 @@ class _Writer:
         records = self._continue(fingerprint)
         self.resumed = len(records)
         left = [item for item in items if item.image not in records]
-        with (self._folder / _JOURNAL).open("a", encoding="utf-8") as journal:
+        # A line at a time goes to the system, so that a killed import loses none.
+        with (self._folder / _JOURNAL).open("a", buffering=1, encoding="utf-8") as journal:
             for image, record in _process(left, self._write_one, progress):
                 records[image] = record
                 journal.write(json.dumps({"image": image, **asdict(record)}) + "\n")
