@@ -3,31 +3,95 @@
 import argparse
 import io
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.files import write_text_atomic
-from sparsevit_plugin.results.conventions import AUTHENTIC, EVALUATORS, FORMATS, METRICS, SCORE_AT
+from sparsevit_plugin.results.conventions import (
+    AUTHENTIC,
+    CELLS,
+    EVALUATORS,
+    FORMATS,
+    METRICS,
+    SCORE_AT,
+    UNPERTURBED,
+)
 
 if TYPE_CHECKING:
     from sparsevit_plugin.results.tables import Table
+
+_MOST_DIGITS = 9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `benco table`."""
     parser.description = (
-        "Make cross-dataset tables from the rows that benco test stored: rows are models, columns "
-        "are test sets."
+        "Make cross-dataset tables from the rows that tests stored: rows are models, columns are "
+        "test sets. How to read one: docs/tables.md."
     )
     parser.add_argument(
-        "runs", nargs="+", metavar="RUNS", help="folders of runs, or folders that hold some"
+        "what",
+        nargs="+",
+        metavar="PROTOCOL_OR_FOLDER",
+        help="a protocol's name, which gives the columns and means its folder below --runs; "
+        "folders of runs; or folders that hold some",
     )
+    parser.add_argument(
+        "--runs", default="runs", metavar="DIR", help="where runs are (default: runs)"
+    )
+    parser.add_argument(
+        "--protocol", metavar="NAME", help="the protocol whose columns to show, for folders"
+    )
+    _add_figures(parser)
+    _add_conventions(parser)
+    _add_output(parser)
+
+
+def _add_figures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric",
         default="pixel_f1",
         metavar="NAME[,NAME...]",
-        help=f"one table for each of: {', '.join(METRICS)} (default: pixel_f1)",
+        help=f"some of: {', '.join(METRICS)} (default: pixel_f1)",
     )
+    parser.add_argument(
+        "--cells",
+        choices=CELLS,
+        default="columns",
+        help="several metrics as columns below each set (default), or joined as F1 / AUC",
+    )
+    parser.add_argument(
+        "--rows",
+        "--models",
+        metavar="NAME[,NAME...]",
+        help="rows to show, in this order: models, labels or groups",
+    )
+    parser.add_argument(
+        "--sets",
+        metavar="NAME[,NAME...]",
+        help="columns to show, in this order (default: the protocol's, else all but hold-outs)",
+    )
+    parser.add_argument("--no-average", action="store_true", help="leave the average column out")
+    parser.add_argument(
+        "--no-complexity", action="store_true", help="leave parameters and MACs out"
+    )
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="add the protocol's published rows, as a block of their own",
+    )
+    test = parser.add_mutually_exclusive_group()
+    test.add_argument(
+        "--paired",
+        metavar="MODEL",
+        help="compare every row with this one by a paired test (default: SparseViT where it is "
+        "there)",
+    )
+    test.add_argument("--no-paired", action="store_true", help="make no paired test")
+
+
+def _add_conventions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--authentic",
         choices=AUTHENTIC,
@@ -47,51 +111,111 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="exact",
         help="rows of the exact evaluators (default) or of IMDLBenCo's",
     )
-    parser.add_argument("--models", metavar="NAME[,NAME...]", help="rows to show, in this order")
     parser.add_argument(
-        "--sets",
-        metavar="NAME[,NAME...]",
-        help="columns to show, in this order (default: all but the hold-out val)",
+        "--perturbation",
+        default=UNPERTURBED,
+        metavar="NAME",
+        help="rows of photographs that were perturbed so, as jpeg:75 (default: none)",
     )
-    parser.add_argument("--no-average", action="store_true", help="leave the average column out")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, default="terminal", help="default: terminal")
+    parser.add_argument(
+        "--digits", type=int, default=3, metavar="N", help="after the point (default: 3)"
+    )
+    parser.add_argument(
+        "--standalone", action="store_true", help="with latex: a document that compiles by itself"
+    )
     parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print or write the tables.
+    """Print or write the table.
 
     Raises:
         UserError: There are no fitting results, or a name is unknown.
     """
+    _check(args)
+    from sparsevit_plugin.results.paired import AUTOMATIC
     from sparsevit_plugin.results.store import load
 
-    results = load(*args.runs)
-    tables = [
-        results.table(
-            metric,
-            authentic=args.authentic,
-            score_at=args.score_at,
-            average=not args.no_average,
-            models=_words(args.models),
-            sets=_words(args.sets),
-            evaluator=args.evaluators,
-        )
-        for metric in _words(args.metric) or []
-    ]
-    if all(table.is_empty for table in tables):
+    folders = [_folder(word, Path(args.runs)) for word in args.what]
+    results = load(*folders)
+    table = results.table(
+        _words(args.metric) or [],
+        authentic=args.authentic,
+        score_at=args.score_at,
+        evaluator=args.evaluators,
+        perturbation=args.perturbation,
+        rows=_words(args.rows),
+        sets=_words(args.sets),
+        average=not args.no_average,
+        protocol=_protocol(args),
+        published=args.published,
+        paired=None if args.no_paired else args.paired or AUTOMATIC,
+        complexity=not args.no_complexity,
+        cells=args.cells,
+    )
+    if table.is_empty:
         raise UserError(
             f"no rows by the {args.evaluators} evaluators, scored at {args.score_at}, in "
-            f"{', '.join(args.runs)}: see --evaluators, --score-at and --sets"
+            f"{', '.join(map(str, folders))}: see --evaluators, --score-at and --sets"
         )
     if args.out is None:
-        _show(tables, args.format, sys.stdout)
+        _show(table, args, sys.stdout)
     else:
         text = io.StringIO()
-        _show(tables, args.format, text)
+        _show(table, args, text)
         write_text_atomic(args.out, text.getvalue())
         print(f"wrote {args.out}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 0 <= args.digits <= _MOST_DIGITS:
+        raise UserError(f"--digits {args.digits}: give 0 to {_MOST_DIGITS}")
+    if args.standalone and args.format != "latex":
+        raise UserError("--standalone is of --format latex")
+
+
+def _folder(word: str, runs: Path) -> Path:
+    """Return the folder of results that a word means: itself, or one below the runs.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    from sparsevit_plugin.results.columns import is_protocol
+    from sparsevit_plugin.results.store import holds_results
+
+    own, below = Path(word), runs / word
+    for folder in (own, below):
+        if folder.is_dir() and holds_results(folder):
+            return folder
+    if is_protocol(word):
+        raise UserError(
+            f"no results of protocol {word} in {below}: run benco protocol run {word}, or say "
+            "where they are by --runs DIR"
+        )
+    if own.is_dir():
+        return own
+    names = [path.name for path in runs.iterdir() if path.is_dir()] if runs.is_dir() else []
+    raise UserError(
+        f"{word} is no folder, nor is {below}.{suggest(word, names)} Give a run's folder, one that "
+        "holds runs, or a protocol"
+    )
+
+
+def _protocol(args: argparse.Namespace) -> str | None:
+    """Return the protocol that gives the columns: the named one, or that of the words."""
+    from sparsevit_plugin.results.columns import is_protocol
+
+    if args.protocol:
+        return str(args.protocol)
+    names = list(dict.fromkeys(word for word in args.what if is_protocol(word)))
+    if len(names) > 1:
+        raise UserError(f"{' and '.join(names)} are protocols: a table is of one")
+    return names[0] if names else None
 
 
 def _words(text: str | None) -> list[str] | None:
@@ -99,12 +223,14 @@ def _words(text: str | None) -> list[str] | None:
     return [word.strip() for word in text.split(",") if word.strip()] if text else None
 
 
-def _show(tables: "list[Table]", form: str, stream: TextIO) -> None:
-    """Write the tables; those in CSV share one header, so that they are one file to read."""
-    for place, table in enumerate(tables):
-        if form == "terminal":
-            table.print(stream)
-        elif form == "markdown":
-            stream.write(("\n" if place else "") + table.to_markdown())
-        else:
-            stream.write(table.to_csv(header=place == 0))
+def _show(table: "Table", args: argparse.Namespace, stream: TextIO) -> None:
+    if args.format == "terminal":
+        table.print(stream, args.digits)
+    elif args.format == "markdown":
+        stream.write(table.to_markdown(args.digits))
+    elif args.format == "csv":
+        stream.write(table.to_csv())
+    elif args.format == "html":
+        stream.write(table.to_html(args.digits))
+    else:
+        stream.write(table.to_latex(args.digits, standalone=args.standalone))

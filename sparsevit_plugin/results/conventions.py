@@ -13,7 +13,10 @@ EVALUATORS = ("exact", "benco")
 UNPERTURBED = "none"
 """The perturbation of a set as it is."""
 
-FORMATS = ("terminal", "markdown", "csv")
+FORMATS = ("terminal", "markdown", "csv", "html", "latex")
+
+CELLS = ("columns", "joined")
+"""Several metrics as columns of their own below each set, or as `F1 / AUC` in one cell."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Metric:
 
     Attributes:
         title: In words, for captions.
+        short: In few letters, for the heads of columns.
         kind: `mean` of a column over images, `pooled` over the pixels of all images, `image` for a
             figure of image-level scores, `area` for the mean predicted area of authentic images.
         column: The column of a result row, or the figure that is computed from the counts.
@@ -30,6 +34,7 @@ class Metric:
     """
 
     title: str
+    short: str
     kind: str
     column: str
     higher_is_better: bool = True
@@ -37,25 +42,26 @@ class Metric:
 
 
 METRICS = {
-    "pixel_f1": Metric("pixel F1", "mean", "f1"),
+    "pixel_f1": Metric("pixel F1", "F1", "mean", "f1"),
     "pixel_best_f1": Metric(
-        "pixel F1 at each image's best threshold", "mean", "best_f1", at_threshold=False
+        "pixel F1 at each image's best threshold", "best F1", "mean", "best_f1", at_threshold=False
     ),
-    "pixel_iou": Metric("pixel IoU", "mean", "iou"),
-    "pixel_auc": Metric("pixel AUC", "mean", "auc", at_threshold=False),
-    "pixel_precision": Metric("pixel precision", "mean", "precision"),
-    "pixel_recall": Metric("pixel recall", "mean", "recall"),
-    "pixel_accuracy": Metric("pixel accuracy", "mean", "accuracy"),
-    "pooled_f1": Metric("pixel F1", "pooled", "f1"),
-    "pooled_iou": Metric("pixel IoU", "pooled", "iou"),
-    "pooled_precision": Metric("pixel precision", "pooled", "precision"),
-    "pooled_recall": Metric("pixel recall", "pooled", "recall"),
-    "pooled_accuracy": Metric("pixel accuracy", "pooled", "accuracy"),
-    "image_f1": Metric("image-level F1", "image", "f1"),
-    "image_auc": Metric("image-level AUC", "image", "auc", at_threshold=False),
-    "image_accuracy": Metric("image-level accuracy", "image", "accuracy"),
+    "pixel_iou": Metric("pixel IoU", "IoU", "mean", "iou"),
+    "pixel_auc": Metric("pixel AUC", "AUC", "mean", "auc", at_threshold=False),
+    "pixel_precision": Metric("pixel precision", "precision", "mean", "precision"),
+    "pixel_recall": Metric("pixel recall", "recall", "mean", "recall"),
+    "pixel_accuracy": Metric("pixel accuracy", "accuracy", "mean", "accuracy"),
+    "pooled_f1": Metric("pixel F1", "pooled F1", "pooled", "f1"),
+    "pooled_iou": Metric("pixel IoU", "pooled IoU", "pooled", "iou"),
+    "pooled_precision": Metric("pixel precision", "pooled precision", "pooled", "precision"),
+    "pooled_recall": Metric("pixel recall", "pooled recall", "pooled", "recall"),
+    "pooled_accuracy": Metric("pixel accuracy", "pooled accuracy", "pooled", "accuracy"),
+    "image_f1": Metric("image-level F1", "image F1", "image", "f1"),
+    "image_auc": Metric("image-level AUC", "image AUC", "image", "auc", at_threshold=False),
+    "image_accuracy": Metric("image-level accuracy", "image accuracy", "image", "accuracy"),
     "authentic_fp_area": Metric(
         "share of an authentic image predicted tampered",
+        "false area",
         "area",
         "predicted_area",
         higher_is_better=False,

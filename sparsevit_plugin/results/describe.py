@@ -1,15 +1,27 @@
 """The words of a table: row labels, caption, footnotes. No number stands without its terms."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.results.aggregate import Conventions, threshold_of
+from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
+from sparsevit_plugin.results.layout import BETTER, SAME, WORSE
+from sparsevit_plugin.results.paired import MIXED, Paired
+from sparsevit_plugin.results.published import Published
+from sparsevit_plugin.results.rows import EXTERNAL, TableRow
+from sparsevit_plugin.results.seeds import AVERAGE, Figures
 from sparsevit_plugin.results.store import Cell, Results
 
+if TYPE_CHECKING:
+    from sparsevit_plugin.results.tables import Table
+
 _SHORT = 8
+_FEW = 2
+_NO_CHOICE = "none"
 _LIBRARIES = ("IMDLBenCo", "torch")
 
 _AUTHENTIC = {
@@ -109,37 +121,66 @@ def refuse_conflicts(cells: Sequence[Cell]) -> None:
 
 
 def caption(
-    conventions: Conventions, rows: pd.DataFrame, cells: Sequence[Cell], labels: Mapping[str, str]
+    conventions: Sequence[Conventions],
+    rows: pd.DataFrame,
+    cells: Sequence[Cell],
+    labels: Mapping[str, str],
 ) -> str:
-    """State every convention behind a table's numbers."""
+    """State every convention behind a table's numbers.
+
+    Args:
+        conventions: One for each metric; they differ in nothing else.
+        rows: Selected rows.
+        cells: The cells that they are from.
+        labels: Manifest id to row label.
+    """
+    shared = conventions[0]
     sentences = [
-        f"{_figure(conventions, rows)}; {_SCORE_AT[conventions.score_at]}; "
-        f"{_EVALUATOR[conventions.evaluator]}.",
+        f"{_figures(conventions, rows)}; {_SCORE_AT[shared.score_at]}; "
+        f"{_EVALUATOR[shared.evaluator]}.",
+        *_perturbation(shared),
         *_selection(cells, labels),
         *_versions(cells),
     ]
     return " ".join(sentences)
 
 
-def _figure(conventions: Conventions, rows: pd.DataFrame) -> str:
+def _perturbation(conventions: Conventions) -> list[str]:
+    if conventions.perturbation == UNPERTURBED:
+        return []
+    return [f"Photographs perturbed before the test: {conventions.perturbation}."]
+
+
+def _figures(conventions: Sequence[Conventions], rows: pd.DataFrame) -> str:
+    """Say what the figures are; those that are taken alike share the words of how."""
+    by_how: dict[str, list[str]] = {}
+    for one in conventions:
+        by_how.setdefault(_how(one, rows), []).append(_what(one, rows))
+    sentences = (f"{' and '.join(names)}{how}" for how, names in by_how.items())
+    return ". ".join(f"{words[0].upper()}{words[1:]}" for words in sentences)
+
+
+def _what(conventions: Conventions, rows: pd.DataFrame) -> str:
     figure = conventions.figure
-    threshold = threshold_of(rows)
-    words = figure.title[0].upper() + figure.title[1:]
-    if figure.at_threshold and threshold is not None:
-        words += f" at threshold > {threshold:g}"
+    threshold = threshold_of(rows) if figure.at_threshold else None
+    return figure.title if threshold is None else f"{figure.title} at threshold > {threshold:g}"
+
+
+def _how(conventions: Conventions, rows: pd.DataFrame) -> str:
+    figure = conventions.figure
     if figure.kind == "image":
-        return f"{words}, over all images; score {_pooling(rows)}"
+        return f", over all images; score {_pooling(rows)}"
     if figure.kind == "area":
-        return f"{words}: mean over authentic images, lower is better"
+        return ": mean over authentic images, lower is better"
     if figure.kind == "pooled":
         whose = "tampered" if conventions.authentic == "tampered" else "all"
-        return f"{words} over the pixels of {whose} images together"
+        return f" over the pixels of {whose} images together"
     if conventions.authentic == "tampered":
-        return f"{words}: mean over tampered images, each once; {_AUTHENTIC['tampered']}"
+        return f": mean over tampered images, each once; {_AUTHENTIC['tampered']}"
     rule = _AUTHENTIC[conventions.authentic]
     if figure.column == "accuracy":
         rule = "authentic images included"
-    return f"{words}: mean over all images, each once; {rule}"
+    return f": mean over all images, each once; {rule}"
 
 
 def _pooling(rows: pd.DataFrame) -> str:
@@ -149,13 +190,23 @@ def _pooling(rows: pd.DataFrame) -> str:
 
 
 def _selection(cells: Sequence[Cell], labels: Mapping[str, str]) -> list[str]:
-    by_model = {
+    """Say how each row's checkpoint was chosen; of many rows, the usual way and the exceptions."""
+    how = dict.fromkeys(labels.values(), _NO_CHOICE)
+    how |= {
         labels[cell.manifest_id]: str(cell.manifest["selection"])
         for cell in cells
-        if cell.manifest.get("selection", "none") != "none"
+        if "selection" in cell.manifest
     }
-    words = ", ".join(f"{label} {how}" for label, how in by_model.items())
-    return [f"One checkpoint per row, chosen on: {words}."] if words else []
+    if set(how.values()) <= {_NO_CHOICE}:
+        return []
+    per = "row" if len(how) == len(labels) else "row and seed"
+    usual, often = Counter(how.values()).most_common(1)[0]
+    if len(how) > _FEW and often > len(how) / 2 and usual != _NO_CHOICE:
+        others = ", ".join(f"{label} {word}" for label, word in how.items() if word != usual)
+        words = f"{usual}, but for {others}" if others else usual
+    else:
+        words = ", ".join(f"{label} {word}" for label, word in how.items() if word != _NO_CHOICE)
+    return [f"One checkpoint per {per}, chosen on: {words}."]
 
 
 def _versions(cells: Sequence[Cell]) -> list[str]:
@@ -171,22 +222,231 @@ def _versions(cells: Sequence[Cell]) -> list[str]:
     return [f"Made with {words}."] if words else []
 
 
-def manifest_notes(cells: Sequence[Cell], labels: Mapping[str, str]) -> dict[str, list[str]]:
-    """Say for each row what a reader must know of its weights and its data.
+def table_caption(table: "Table", rows: pd.DataFrame, cells: Sequence[Cell]) -> str:
+    """State every convention behind a table.
 
-    Returns:
-        Label to footnotes; rows without any are absent.
+    Args:
+        table: All but its caption.
+        rows: The rows of results behind it.
+        cells: The cells that they are from.
     """
-    notes: dict[str, dict[str, None]] = {}
-    for cell in cells:
-        label = labels[cell.manifest_id]
-        for note in (*_weights_notes(cell.manifest), *_data_notes(cell)):
-            notes.setdefault(label, {})[note] = None
-    return {label: list(found) for label, found in notes.items()}
+    labels = {name: row.label for row in table.rows for name in row.manifest_ids}
+    sentences = [
+        *_protocol(table),
+        caption(table.conventions, rows, cells, labels),
+        *_joined(table),
+        *_average(table),
+        *_seeds(table),
+        *_ranks(table),
+        *_complexity(table),
+        *_paired(table),
+        *_published(table),
+    ]
+    return " ".join(sentences)
+
+
+def _protocol(table: "Table") -> list[str]:
+    if table.protocol is None:
+        return []
+    return [f"Protocol {table.protocol.name}: {table.protocol.title}."]
+
+
+def _joined(table: "Table") -> list[str]:
+    if table.cells != "joined":
+        return []
+    return [f"Cells: {' / '.join(METRICS[name].short for name in table.metrics)}."]
+
+
+def _average(table: "Table") -> list[str]:
+    if AVERAGE not in table.roles:
+        return []
+    return ["Average: mean of the sets' values, each set once."]
+
+
+def _seeds(table: "Table") -> list[str]:
+    several = [row for row in table.rows if len(row.members) > 1]
+    if not several:
+        return []
+    words = "; ".join(f"{row.label} {_seed_list(row)}" for row in several)
+    rest = "" if len(several) == len(table.rows) else "; rows without it are one run"
+    average = ", the average made for each seed first" if AVERAGE in table.roles else ""
+    return [f"Mean ± sample standard deviation over seeds{average} (n seeds: {words}{rest})."]
+
+
+def _seed_list(row: TableRow) -> str:
+    return f"{len(row.members)} ({', '.join(str(member.seed) for member in row.members)})"
+
+
+def _ranks(table: "Table") -> list[str]:
+    if len(table.rows) < 2:  # noqa: PLR2004 - one row is not ranked
+        return []
+    apart = "; cells with other images are not ranked" if table.incomparable else ""
+    return [f"Bold: best of a column; underlined: second; equal figures share a rank{apart}."]
+
+
+def _complexity(table: "Table") -> list[str]:
+    if not table.has_complexity:
+        return []
+    counters, sizes = (
+        list(dict.fromkeys(row.complexity[key] for row in table.rows if row.complexity.get(key)))
+        for key in ("counter", "image_size")
+    )
+    where = f"one image of {sizes[0]} x {sizes[0]} pixels" if len(sizes) == 1 else "one image"
+    if len(sizes) > 1:
+        own = ", ".join(
+            f"{row.label} {row.complexity['image_size']}"
+            for row in table.rows
+            if row.complexity.get("image_size")
+        )
+        where = f"one image of the model's own input size ({own} pixels a side)"
+    return [
+        f"Parameters in millions; MACs in billions for {where}, a multiply-add being one MAC, "
+        f"counted by {' and '.join(map(str, counters)) or 'an unknown counter'}."
+    ]
+
+
+def _paired(table: "Table") -> list[str]:
+    test = table.paired
+    if test is None:
+        return []
+    frame = test.frame
+    untested = [name for name in table.metrics if METRICS[name].kind not in ("mean", "area")]
+    without = [
+        f"no test of {' and '.join(METRICS[name].short for name in untested)}, "
+        "a figure of a whole set"
+    ] * bool(untested)
+    if frame.empty:
+        reason = "; ".join(["no row shares every set with it", *without])
+        return [f"No paired test against {test.reference}: {reason}."]
+    what = "the average" if AVERAGE in table.roles else "the set's figure"
+    if len(table.sets) > 1 and AVERAGE not in table.roles:
+        what = "the mean of the sets' figures"
+    apart = ", each metric for itself" if frame["metric"].nunique() > 1 else ""
+    sentences = [
+        f"vs {test.reference}: difference of {what}, row - {_reference(test)}, and whether the row "
+        f"is better ({BETTER}), worse ({WORSE}) or not significantly different ({SAME}) at level "
+        f"{test.alpha:g} by a two-sided paired permutation test: random signs of the differences "
+        f"by {_units(frame)}, {test.resamples} resamples (all signs where they are no more), "
+        f"generator seed {test.seed}; {_seed_level(frame)}; p-values Holm-corrected over the "
+        f"{frame.groupby('metric').size().max()} rows compared{apart}",
+        *without,
+    ]
+    return [f"{'; '.join(sentences)}. {_intersection(frame)}"]
+
+
+def _reference(test: Paired) -> str:
+    of_group = test.frame["reference"].nunique() > 1
+    return (
+        f"{test.reference} (of the row's own group, where it is there)"
+        if of_group
+        else (str(test.frame["reference"].iloc[0]))
+    )
+
+
+def _units(frame: pd.DataFrame) -> str:
+    units = frame["unit"].unique()
+    word = str(units[0]) if len(units) == 1 else MIXED
+    low, high = frame["units"].min(), frame["units"].max()
+    return f"{word} (n = {low})" if low == high else f"{word} (n = {low} to {high})"
+
+
+def _seed_level(frame: pd.DataFrame) -> str:
+    if (frame[["seeds", "reference_seeds"]] == 1).all(axis=None):
+        return "one run a row, so the variation between trainings is not in it"
+    words = (
+        "seeds as a second level: averaged for each image, and the error of the seeds' means added "
+        "from Student's t with Welch's degrees of freedom"
+    )
+    if (frame[["seeds", "reference_seeds"]] == 1).any(axis=None):
+        words += " (of rows with one run it is unknown and not in it)"
+    return words
+
+
+def _intersection(frame: pd.DataFrame) -> str:
+    if not frame["left_out"].any():
+        return "Every comparison is on all images of both rows."
+    words = ", ".join(
+        f"{line['row']} {line['images']} of {line['images'] + line['left_out']}"
+        for line in frame[frame["left_out"] > 0].drop_duplicates("row").to_dict("records")
+    )
+    return f"Compared on the intersection, the images that both rows have a figure for ({words})."
+
+
+def _published(table: "Table") -> list[str]:
+    if table.published is None:
+        return []
+    return [
+        f"Published rows ({table.published.title}; {table.published.figure}) were not measured "
+        "here: they are not ranked, tested or averaged with the others."
+    ]
+
+
+def usable_block(
+    card: Published | None, metrics: Sequence[str], threshold: float | None
+) -> tuple[Published | None, list[str]]:
+    """Return a published card where it reports what a table shows, else why it is left out."""
+    if card is None:
+        return None, []
+    start = f"Published rows ({card.title}) are left out: they are {card.figure}"
+    if card.metric not in metrics:
+        return None, [f"{start}, which is not shown here."]
+    if None not in (card.threshold, threshold) and card.threshold != threshold:
+        return None, [f"{start}, measured rows have the threshold {threshold:g}."]
+    return card, []
+
+
+def missing_seeds(
+    rows: Sequence[TableRow], figures: Mapping[str, Figures]
+) -> list[tuple[str, str, str]]:
+    """Return row, set and text of the cells that not every seed of the row has a figure for."""
+    found: dict[tuple[str, str, str], None] = {}
+    for metric, one in figures.items():
+        for row in rows:
+            for name in one.counts.columns:
+                seeds = one.count("seeds", row.label, name)
+                if 0 < seeds < len(row.members):
+                    text = f"{name}: {METRICS[metric].short} of {seeds} of {len(row.members)} seeds"
+                    found[row.label, name, text] = None
+    return list(found)
+
+
+def undefined_remarks(figures: Mapping[str, Figures]) -> list[str]:
+    """Say how many images were left out because they have no figure, and where."""
+    remarks = []
+    for metric, one in figures.items():
+        left_out = [
+            f"{label} on {name} {n}"
+            for name in one.undefined.columns
+            for label, n in one.undefined[name].items()
+            if n
+        ]
+        what = "their figure" if len(figures) == 1 else f"their {METRICS[metric].title}"
+        if left_out:
+            words = ", ".join(left_out)
+            remarks.append(f"Images left out because {what} is undefined: {words}.")
+    return remarks
+
+
+def row_notes(row: TableRow, rows: Sequence[TableRow], cells: Sequence[Cell]) -> list[str]:
+    """Say what a reader must know of a row's weights and data.
+
+    Args:
+        row: The row.
+        rows: All rows of the table.
+        cells: All cells of the table.
+    """
+    notes = [note for member in row.members for note in _weights_notes(member.manifest)]
+    notes += _not_joined(row, rows)
+    notes += [
+        note for cell in cells if cell.manifest_id in row.manifest_ids for note in _data_notes(cell)
+    ]
+    return list(dict.fromkeys(notes))
 
 
 def _weights_notes(manifest: Mapping[str, Any]) -> list[str]:
     notes = []
+    if manifest.get("kind") == EXTERNAL:
+        notes.append("external maps: made elsewhere, only scored here")
     pretraining = manifest.get("pretraining")
     random = isinstance(pretraining, str) and "random weights" in pretraining
     if random and manifest.get("checkpoint"):
@@ -195,9 +455,42 @@ def _weights_notes(manifest: Mapping[str, Any]) -> list[str]:
         notes.append("random weights, not trained")
     if manifest.get("selection") == "test":
         notes.append("checkpoint chosen on the test sets")
-    if manifest.get("selection") == "unknown":
-        notes.append("how the checkpoint was chosen is unknown")
-    return notes
+    return notes + _unknowns(manifest)
+
+
+def _unknowns(manifest: Mapping[str, Any]) -> list[str]:
+    """Name the file of a ready checkpoint, and say what is not known of it."""
+    unknown = [
+        words
+        for key, words in (
+            ("training_data", "what it was trained on"),
+            ("selection", "how it was chosen"),
+        )
+        if manifest.get(key) == "unknown"
+    ]
+    if not unknown:
+        return []
+    checkpoint = manifest.get("checkpoint") or {}
+    if not checkpoint.get("sha256"):
+        verb = "are" if len(unknown) > 1 else "is"
+        words = " and ".join(unknown).replace(" it ", " the checkpoint ")
+        return [f"{words} {verb} unknown"]
+    name = str(checkpoint.get("file") or "checkpoint").replace("\\", "/").rpartition("/")[2]
+    known = f"{name} (SHA-256 {checkpoint['sha256']})"
+    return [f"ready checkpoint {known}: {' and '.join(unknown)}: unknown"]
+
+
+def _not_joined(row: TableRow, rows: Sequence[TableRow]) -> list[str]:
+    """Say why a run is not joined with others of its series."""
+    series, seed = (row.members[0].manifest.get(key) for key in ("series", "seed"))
+    others = [
+        other
+        for other in rows
+        if series and other is not row and other.members[0].manifest.get("series") == series
+    ]
+    if not others:
+        return []
+    return [f"seed {seed}, not joined with its series, in which a seed is there twice"]
 
 
 def _data_notes(cell: Cell) -> list[str]:

@@ -9,6 +9,7 @@ import pandas as pd
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results import describe, render
 from sparsevit_plugin.results.aggregate import Conventions, choose_sets, select_rows
+from sparsevit_plugin.results.layout import number
 from sparsevit_plugin.results.statistics import bootstrap_interval, photograph_differences
 from sparsevit_plugin.results.store import Results
 
@@ -69,8 +70,8 @@ class DifferenceTable:
                     cell.baseline,
                     str(cell.n),
                     str(cell.images),
-                    render.number(cell.a, digits),
-                    render.number(cell.b, digits),
+                    number(cell.a, digits),
+                    number(cell.b, digits),
                     _signed(cell.difference, digits),
                     interval,
                 ]
@@ -87,7 +88,7 @@ class DifferenceTable:
                 _signed(float(by_baseline.get(name, float("nan"))), digits) for name in baselines
             ]
             first = group.iloc[0]
-            figure = render.number(first["a"], digits)
+            figure = number(first["a"], digits)
             rows.append([str(dataset), str(photo), str(first["n"]), figure, *differences])
         return rows
 
@@ -104,7 +105,7 @@ class DifferenceTable:
 
 
 def _signed(value: float, digits: int) -> str:
-    text = render.number(value, digits)
+    text = number(value, digits)
     return f"+{text}" if value > 0 else text
 
 
@@ -142,13 +143,19 @@ def difference_table(
         UserError: A name is unknown or means several rows, or a set has no image that both have.
     """
     conventions = Conventions(metric, authentic, score_at)
-    rows = select_rows(results.rows, conventions)
+    rows = select_rows(results.rows, conventions, names=True)
     names = choose_sets(rows, sets)
     rows = rows[rows["dataset"].isin(names).to_numpy()]
     labels = describe.row_labels(results, rows)
     chosen = {name: _only(name, labels, rows) for name in (model, *baselines)}
     shown = {key: labels[key] for key in chosen.values()}
-    cells = [c for c in results.cells if c.manifest_id in shown and c.dataset in names]
+    cells = [
+        cell
+        for cell in results.cells
+        if cell.manifest_id in shown
+        and cell.dataset in names
+        and cell.perturbation == conventions.perturbation
+    ]
     describe.refuse_conflicts(cells)
     found, parts = [], []
     for name in names:
@@ -165,7 +172,7 @@ def difference_table(
         model=shown[chosen[model]],
         cells=found,
         photographs=pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(),
-        caption=describe.caption(conventions, rows, cells, shown)
+        caption=describe.caption([conventions], rows, cells, shown)
         + _about_interval(rows, level, samples),
     )
 

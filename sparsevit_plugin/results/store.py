@@ -115,7 +115,11 @@ class Results:
         tables = [_read(path, HISTOGRAM_COLUMNS)[0] for path in paths]
         return _as_frame(pa.concat_tables(tables) if tables else _empty(HISTOGRAM_COLUMNS))
 
-    def table(self, metric: str = "pixel_f1", **conventions: Any) -> "Table":  # noqa: ANN401
+    def table(
+        self,
+        metric: str | Sequence[str] = "pixel_f1",
+        **conventions: Any,  # noqa: ANN401
+    ) -> "Table":
         """Make a table; arguments as of `sparsevit_plugin.results.tables.build_table`."""
         from sparsevit_plugin.results.tables import build_table
 
@@ -316,13 +320,22 @@ def load(*folders: str | PathLike[str]) -> Results:
     return Results(_as_frame(pa.concat_tables(tables)), cells)
 
 
+def holds_results(folder: str | PathLike[str]) -> bool:
+    """Say whether a folder has a result file somewhere below it."""
+    return any(map(_is_row_file, Path(folder).rglob("*.parquet")))
+
+
+def _is_row_file(path: Path) -> bool:
+    return path.parent.name == "rows" and not path.name.startswith(".")
+
+
 def _row_files(folders: Iterable[str | PathLike[str]]) -> list[Path]:
     found: dict[Path, Path] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder: give a run's folder or one that holds runs")
         for path in sorted(folder.rglob("*.parquet")):
-            if path.parent.name == "rows" and not path.name.startswith("."):
+            if _is_row_file(path):
                 found.setdefault(path.resolve(), path)
     return list(found.values())
 

@@ -1,160 +1,278 @@
-"""Cross-dataset tables: rows are models, columns are test sets, the caption has the conventions."""
+"""Cross-dataset tables: rows are models, columns are test sets, the caption has the conventions.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TextIO
+    >>> table = sparsevit_plugin.results.load("runs").table(["pixel_f1", "pixel_auc"])
+    >>> table.to_frame()  # rows x (set, metric), full precision
+    >>> table.long()  # one line per row, set and metric
+    >>> table.to_latex()
 
-import numpy as np
+How to read and to cite one is in `docs/tables.md`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TextIO
+
 import pandas as pd
 
-from sparsevit_plugin.results import describe, render
+from sparsevit_plugin.errors import UserError, suggest
+from sparsevit_plugin.results import arrange, describe, html, latex, render
 from sparsevit_plugin.results.aggregate import (
     Conventions,
+    Selected,
     cell_figures,
     choose_sets,
+    codes_of,
     select_rows,
+    threshold_of,
 )
+from sparsevit_plugin.results.columns import ProtocolColumns, protocol_columns
+from sparsevit_plugin.results.conventions import CELLS, METRICS, UNPERTURBED
 from sparsevit_plugin.results.differences import DifferenceTable, difference_table
-from sparsevit_plugin.results.store import Results
+from sparsevit_plugin.results.images import departures
+from sparsevit_plugin.results.layout import Layout
+from sparsevit_plugin.results.paired import (
+    AUTOMATIC,
+    DEFAULT_REFERENCE,
+    Paired,
+    compare,
+    find_references,
+)
+from sparsevit_plugin.results.published import Published, load_published
+from sparsevit_plugin.results.rows import TableRow, choose_rows, find_rows
+from sparsevit_plugin.results.seeds import AVERAGE, Figures, over_seeds
+from sparsevit_plugin.results.store import Cell, Results
 
 __all__ = ["DifferenceTable", "Table", "build_table", "difference_table"]
-
-AVERAGE = "average"
 
 
 @dataclass(frozen=True)
 class Table:
-    """One metric of several models on several sets.
+    """Some metrics of several models on several sets.
 
     Attributes:
-        metric: Key of `conventions.METRICS`.
-        higher_is_better: Which end is good.
-        values: Full precision, NaN where missing; index: row labels; columns: as in `roles`.
-        counts: Images behind each value; columns: the sets.
-        undefined: Images left out because their figure is undefined; columns: the sets.
-        roles: Each column of `values` to what it is: `set`, or `average` (the mean of the row's
-            sets, missing when one of them is).
+        conventions: One for each metric; they differ in nothing else.
+        rows: What the rows are.
+        sets: The columns.
+        figures: Metric to its figures: values, standard deviations, counts.
         caption: Every convention behind the numbers.
         notes: Row label to what a reader must know of that row.
-        remarks: What a reader must know of single cells.
+        marks: Row label and set to what a reader must know of that cell.
+        incomparable: Row labels and sets whose images are not those of their column; they are not
+            ranked, nor is the average of their row.
+        remarks: What else a reader must know.
+        cells: How several metrics are shown: `columns` or `joined`.
+        paired: The paired test; None without one.
+        published: The block of published rows; None without one.
+        threshold: Of the rows; None where no metric has one.
+        protocol: What the protocol says about the columns; None without one.
+        show_complexity: Whether parameters and MACs are columns, where a row knows them.
     """
 
-    metric: str
-    higher_is_better: bool
-    values: pd.DataFrame
-    counts: pd.DataFrame
-    undefined: pd.DataFrame
-    roles: dict[str, str]
+    conventions: tuple[Conventions, ...]
+    rows: tuple[TableRow, ...]
+    sets: tuple[str, ...]
+    figures: Mapping[str, Figures]
     caption: str
-    notes: dict[str, list[str]] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
+    notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    marks: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
+    incomparable: frozenset[tuple[str, str]] = frozenset()
+    remarks: Sequence[str] = ()
+    cells: str = "columns"
+    paired: Paired | None = None
+    published: Published | None = None
+    threshold: float | None = None
+    protocol: ProtocolColumns | None = None
+    show_complexity: bool = True
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Keys of `conventions.METRICS`, in order."""
+        return tuple(self.figures)
+
+    @property
+    def metric(self) -> str:
+        """The first metric."""
+        return self.metrics[0]
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Which end of the first metric is good."""
+        return METRICS[self.metric].higher_is_better
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Each column of figures to what it is: `set`, or `average` (the mean of the sets)."""
+        columns = self.figures[self.metric].values.columns
+        return {name: AVERAGE if name not in self.sets else "set" for name in columns}
+
+    @property
+    def values(self) -> pd.DataFrame:
+        """Means over seeds at full precision, NaN where missing.
+
+        Index: row labels. Columns: sets and the average; with several metrics (set, metric).
+        """
+        return self._frame("values")
+
+    @property
+    def std(self) -> pd.DataFrame:
+        """Sample standard deviations over seeds, NaN for fewer than two; shaped as `values`."""
+        return self._frame("std")
+
+    @property
+    def seeds(self) -> pd.DataFrame:
+        """Seeds behind each value; shaped as `values`."""
+        return self._frame("seeds")
+
+    @property
+    def counts(self) -> pd.DataFrame:
+        """Images behind each value, the fewest of its seeds; columns: the sets."""
+        return self._frame("counts")
+
+    @property
+    def undefined(self) -> pd.DataFrame:
+        """Images left out because their figure is undefined, over all seeds; columns: the sets."""
+        return self._frame("undefined")
+
+    def _frame(self, what: str) -> pd.DataFrame:
+        frames = {name: getattr(figures, what) for name, figures in self.figures.items()}
+        if len(frames) == 1:
+            return frames[self.metric]
+        wide = pd.concat(frames, axis=1, names=["metric", "set"]).swaplevel(axis=1)
+        order = [(name, metric) for name in frames[self.metric].columns for metric in frames]
+        return wide[order]
+
+    @property
+    def complexity(self) -> pd.DataFrame:
+        """Columns `parameters` and `macs` of each row, NaN where unknown."""
+        found = {
+            row.label: [row.complexity.get(name) for name in ("parameters", "macs")]
+            for row in self.rows
+        }
+        frame = pd.DataFrame.from_dict(found, orient="index", columns=["parameters", "macs"])
+        return frame.astype(float)
+
+    @property
+    def has_complexity(self) -> bool:
+        """Whether parameters and MACs are shown."""
+        return self.show_complexity and any(row.complexity for row in self.rows)
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show."""
-        return self.values.empty
+        return not self.rows or not self.sets
 
-    def footnotes(self) -> tuple[dict[str, str], list[str]]:
-        """Number the notes: the marks of each row label, and the numbered lines."""
-        texts = list(dict.fromkeys(note for notes in self.notes.values() for note in notes))
-        marks = {
-            label: "".join(f" [{place}]" for place in sorted(texts.index(n) + 1 for n in notes))
-            for label, notes in self.notes.items()
-        }
-        return marks, [f"[{place + 1}] {text}" for place, text in enumerate(texts)]
+    def to_frame(self) -> pd.DataFrame:
+        """Return the values at full precision; as `values`, and the caller's own."""
+        return self.values.copy()
+
+    def long(self) -> pd.DataFrame:
+        """Return one line per row, set and metric, at full precision.
+
+        Columns: `kind`, measured or published; `group`, `row`, `model`, `metric`; `set`, its name
+        or "average"; `role`; `value`, `std`, `seeds`, `n`, `undefined`; `reference`, `difference`,
+        `low`, `high`, `p`, `p_holm`, `verdict`, of the paired test, in the lines of what it is of;
+        `parameters`, `macs`; `authentic`, `score_at`, `evaluator`, `perturbation`, `threshold`;
+        `source`, of a published number; `notes`.
+        """
+        lines = [*self._measured_lines(), *self._published_lines()]
+        return pd.DataFrame(lines, columns=list(arrange.LONG_COLUMNS))
+
+    def _measured_lines(self) -> list[dict[str, Any]]:
+        return arrange.measured_lines(self)
+
+    def _published_lines(self) -> list[dict[str, Any]]:
+        return arrange.published_lines(self)
+
+    def layout(self, digits: int = 3) -> Layout:
+        """Return the table as every format shows it, figures rounded to `digits`."""
+        return arrange.lay_out(self, digits)
 
     def lines(self) -> list[str]:
         """Return what stands below the table: caption, footnotes, remarks."""
-        return [self.caption, *self.footnotes()[1], *self.remarks]
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return the values at full precision."""
-        return self.values.copy()
+        return self.layout().lines()
 
     def grid(self, digits: int = 3) -> list[list[str]]:
-        """Return header and rows as text, with the number of images where a reader needs it.
+        """Return head and rows as text, with the number of images where a reader needs it.
 
-        A count that all rows of a set share stands in the header, others in their cells.
+        A count that all rows of a column share stands in its head, others in their cells.
         """
-        marks, _ = self.footnotes()
-        columns = [self._column(name, digits) for name in self.roles]
-        rows = [["model", *(header for header, _ in columns)]]
-        for place, label in enumerate(self.values.index):
-            cells = [texts[place] for _, texts in columns]
-            rows.append([f"{label}{marks.get(label, '')}", *cells])
-        return rows
-
-    def _column(self, name: str, digits: int) -> tuple[str, list[str]]:
-        """Return a column's header and its cells as text."""
-        values = self.values[name].tolist()
-        texts = [render.number(value, digits) for value in values]
-        if self.roles[name] == AVERAGE:
-            return name, texts
-        counts = self.counts[name].tolist()
-        shown = {n for n, value in zip(counts, values, strict=True) if not np.isnan(value)}
-        if len(shown) == 1:
-            return f"{name} (n={shown.pop()})", texts
-        return name, [
-            text if text == render.MISSING else f"{text} (n={n})"
-            for text, n in zip(texts, counts, strict=True)
-        ]
+        return render.grid(self.layout(digits))
 
     def to_markdown(self, digits: int = 3) -> str:
         """Return the table, its caption and its footnotes as Markdown."""
-        below = "\n".join(f"{line}\n" for line in self.lines())
-        return f"{render.to_markdown(self.grid(digits))}\n{below}"
+        return render.layout_to_markdown(self.layout(digits))
+
+    def to_html(self, digits: int = 3) -> str:
+        """Return a self-contained page: sortable columns, light and dark, nothing to download."""
+        return html.to_html(self.layout(digits), self._title())
+
+    def to_latex(self, digits: int = 3, *, standalone: bool = False) -> str:
+        r"""Return a `table` environment; the document needs `\\usepackage{booktabs}`.
+
+        Args:
+            digits: After the point.
+            standalone: Whether to return a whole document that compiles by itself.
+        """
+        label = self.protocol.name if self.protocol else self.metric
+        return latex.to_latex(self.layout(digits), label, standalone=standalone)
 
     def to_csv(self, *, header: bool = True) -> str:
-        """Return the table as CSV, for each set the value at full precision, n and n undefined.
-
-        Missing values are empty. The last columns repeat the row's notes and the caption.
+        """Return `long()` and the caption as CSV; missing values are empty.
 
         Args:
             header: Whether the first line names the columns.
         """
-        names = ["metric", "model"]
-        for name, role in self.roles.items():
-            names += [name] if role == AVERAGE else [name, f"{name} n", f"{name} undefined"]
-        rows = [[*names, "notes", "caption"]] if header else []
-        for label in self.values.index:
-            cells = [self.metric, str(label)]
-            for name, role in self.roles.items():
-                value = self.values[name].loc[label]
-                cells.append("" if np.isnan(value) else repr(float(value)))
-                if role != AVERAGE:
-                    cells += [str(part[name].loc[label]) for part in (self.counts, self.undefined)]
-            notes = "; ".join([*self.notes.get(label, []), *self.remarks])
-            rows.append([*cells, notes, self.caption])
-        return render.to_csv(rows)
+        frame = self.long().assign(caption=self.caption)
+        return str(frame.to_csv(index=False, header=header, lineterminator="\n"))
 
     def print(self, file: TextIO | None = None, digits: int = 3) -> None:
         """Print the table with its caption and footnotes."""
-        render.print_grid(self.grid(digits), self.lines(), file)
+        render.print_layout(self.layout(digits), file)
+
+    def _title(self) -> str:
+        return self.protocol.title if self.protocol else self.caption.partition(":")[0]
 
 
 def build_table(
     results: Results,
-    metric: str = "pixel_f1",
+    metric: str | Sequence[str] = "pixel_f1",
     *,
     authentic: str = "tampered",
     score_at: str = "model",
-    average: bool = True,
+    evaluator: str = "exact",
+    perturbation: str = UNPERTURBED,
+    rows: Sequence[str] | None = None,
     models: Sequence[str] | None = None,
     sets: Sequence[str] | None = None,
-    evaluator: str = "exact",
+    average: bool = True,
+    protocol: str | None = None,
+    published: bool = False,
+    paired: str | None = None,
+    complexity: bool = True,
+    cells: str = "columns",
 ) -> Table:
-    """Make a table of one metric.
+    """Make a table.
 
     Args:
         results: From `sparsevit_plugin.results.load`.
-        metric: Key of `conventions.METRICS`.
+        metric: One or several keys of `conventions.METRICS`.
         authentic: What an authentic image counts for in a mean: `tampered` (left out), `zero`,
             `one` (1 when predicted empty).
         score_at: `model` or `image` (the photograph's own size).
-        average: Whether to add the mean over the sets, where there are several.
-        models: Model names or row labels, in order; None for all.
-        sets: Set names, in order; None for all but hold-outs (`val`).
         evaluator: `exact`, or `benco` for rows of IMDLBenCo's evaluators.
+        perturbation: What was done to the photographs, as `jpeg:75`; `none` for nothing.
+        rows: Model names, row labels, groups or manifest ids, in order; None for all.
+        models: Another name of `rows`.
+        sets: Set names, in order; None for the protocol's, without one for all but hold-outs.
+        average: Whether to add the mean over the sets, where there are several.
+        protocol: A protocol's name: gives the columns, the images that each set should have, and
+            the published block.
+        published: Whether to show the protocol's published rows, for the metric that they report.
+        paired: The model that the others are compared with by a paired test, those of a group with
+            that of the group where there is one; `auto` for SparseViT where the table has it; None
+            for no test.
+        complexity: Whether to show parameters and MACs, where a row knows them.
+        cells: Several metrics as `columns` below each set, or `joined` as `F1 / AUC`.
 
     Returns:
         The table; empty when no row fits the conventions.
@@ -163,53 +281,140 @@ def build_table(
         UserError: An unknown name, rows that contradict each other, or a metric that the rows
             cannot give.
     """
-    conventions = Conventions(metric, authentic, score_at, evaluator)
-    rows = select_rows(results.rows, conventions)
-    names = choose_sets(rows, sets)
-    rows = rows[rows["dataset"].isin(names).to_numpy()]
-    labels = describe.choose_models(describe.row_labels(results, rows), rows, models)
-    rows = rows[rows["manifest_id"].isin(list(labels)).to_numpy()]
-    cells = [c for c in results.cells if c.manifest_id in labels and c.dataset in names]
-    describe.refuse_conflicts(cells)
-    figures = cell_figures(rows, conventions)
-    values = _spread(figures["value"], labels, names)
-    undefined = _spread(figures["undefined"], labels, names).fillna(0).astype(int)
-    roles = dict.fromkeys(names, "set")
-    if average and len(names) > 1:
-        roles[AVERAGE] = AVERAGE
-        values = values.assign(**{AVERAGE: values.mean(axis=1, skipna=False)})
-    return Table(
-        metric=metric,
-        higher_is_better=conventions.figure.higher_is_better,
-        values=values,
-        counts=_spread(figures["n"], labels, names).fillna(0).astype(int),
-        undefined=undefined,
-        roles=roles,
-        caption=describe.caption(conventions, rows, cells, labels) + _about_average(roles),
-        notes=describe.manifest_notes(cells, labels),
-        remarks=_remarks(undefined),
+    if cells not in CELLS:
+        raise UserError(f'cells "{cells}" is not one of {", ".join(CELLS)}')
+    if rows is not None and models is not None:
+        raise UserError("rows and models mean the same: give one of them")
+    metrics = list(dict.fromkeys([metric] if isinstance(metric, str) else metric))
+    if not metrics:
+        raise UserError(f"no metric: give one of {', '.join(METRICS)}")
+    chosen = [Conventions(name, authentic, score_at, evaluator, perturbation) for name in metrics]
+    columns = protocol_columns(protocol) if protocol else None
+    card = _published_card(columns) if published else None
+    selected, shown, names = _select(
+        results, chosen, columns, sets, rows if rows is not None else models
     )
-
-
-def _spread(figures: pd.Series, labels: dict[str, str], sets: Sequence[str]) -> pd.DataFrame:
-    """Lay figures per cell out as models x sets."""
-    wide = figures.unstack("dataset") if len(figures) else pd.DataFrame(dtype=float)
-    wide.index, wide.columns = wide.index.astype(str), wide.columns.astype(str)
-    wide = wide.reindex(index=list(labels), columns=list(sets))
-    return wide.set_axis(list(labels.values()), axis=0).astype(float)
-
-
-def _about_average(roles: dict[str, str]) -> str:
-    return " Average: mean of the sets' values, each set once." if AVERAGE in roles else ""
-
-
-def _remarks(undefined: pd.DataFrame) -> list[str]:
-    left_out = [
-        f"{label} on {name} {n}"
-        for name in undefined.columns
-        for label, n in undefined[name].items()
-        if n
+    ids = {name for row in shown for name in row.manifest_ids}
+    used = [
+        cell
+        for cell in results.cells
+        if cell.manifest_id in ids and cell.dataset in names and cell.perturbation == perturbation
     ]
-    if not left_out:
-        return []
-    return [f"Images left out because their figure is undefined: {', '.join(left_out)}."]
+    describe.refuse_conflicts(used)
+    figures = {
+        one.metric: over_seeds(
+            cell_figures(selected.rows, one, selected.codes),
+            shown,
+            names,
+            average=average and len(names) > 1,
+        )
+        for one in chosen
+    }
+    table = Table(
+        conventions=tuple(chosen),
+        rows=tuple(shown),
+        sets=tuple(names),
+        figures=figures,
+        caption="",
+        cells=cells if len(metrics) > 1 else "columns",
+        threshold=_threshold(chosen, selected),
+        protocol=columns,
+        show_complexity=complexity,
+    )
+    return _explained(_compared(table, selected, paired), selected, used, card)
+
+
+def _select(
+    results: Results,
+    chosen: Sequence[Conventions],
+    columns: ProtocolColumns | None,
+    sets: Sequence[str] | None,
+    wanted: Sequence[str] | None,
+) -> tuple[Selected, list[TableRow], list[str]]:
+    """Return the rows of results behind a table, the table's rows and its sets."""
+    stored = results.rows.reset_index(drop=True)
+    _refuse_unknown_perturbation(stored, chosen[0].perturbation)
+    rows = select_rows(stored, chosen[0], [one.metric for one in chosen])
+    names = choose_sets(rows, sets, columns.sets if columns else None)
+    rows = _kept(rows, "dataset", names)
+    shown = choose_rows(find_rows(results, rows, codes_of(rows)), wanted)
+    rows = _kept(rows, "manifest_id", [name for row in shown for name in row.manifest_ids])
+    return Selected(stored, rows, codes_of(rows)), shown, names
+
+
+def _kept(rows: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame:
+    """Return the rows with one of some names; the same object when that is all."""
+    kept = rows[column].isin(names).to_numpy()
+    return rows if kept.all() else rows[kept]
+
+
+def _refuse_unknown_perturbation(stored: pd.DataFrame, wanted: str) -> None:
+    if wanted == UNPERTURBED:
+        return
+    present = sorted(str(name) for name in stored["perturbation"].dropna().unique())
+    if wanted not in present:
+        hint = suggest(wanted, present)
+        raise UserError(f'no rows perturbed by "{wanted}", only {", ".join(present)}.{hint}')
+
+
+def _published_card(columns: ProtocolColumns | None) -> Published:
+    """Return a protocol's published card.
+
+    Raises:
+        UserError: There is no protocol, or it has none, or its card is of another protocol.
+    """
+    if columns is None:
+        raise UserError(
+            "published rows stand under the table of their protocol only: name the protocol"
+        )
+    if columns.published is None:
+        raise UserError(f"protocol {columns.name}: no published numbers are on record for it")
+    card = load_published(columns.published)
+    if card.protocol != columns.name:
+        raise UserError(
+            f'published card {card.name} is of protocol "{card.protocol}", not of {columns.name}'
+        )
+    return card
+
+
+def _threshold(chosen: Sequence[Conventions], selected: Selected) -> float | None:
+    at_threshold = any(one.figure.at_threshold for one in chosen)
+    return threshold_of(selected.rows) if at_threshold else None
+
+
+def _compared(table: Table, selected: Selected, paired: str | None) -> Table:
+    """Add the paired test."""
+    if paired is None or table.is_empty:
+        return table
+    references = find_references(table.rows, paired)
+    if not references:
+        return table
+    frame = compare(selected, table.rows, references, table.conventions, table.sets)
+    name = DEFAULT_REFERENCE if paired == AUTOMATIC else paired
+    return replace(table, paired=Paired(name, frame))
+
+
+def _explained(
+    table: Table, selected: Selected, cells: Sequence[Cell], card: Published | None
+) -> Table:
+    """Add caption, notes and marks."""
+    expected = table.protocol.expected if table.protocol else {}
+    departed, doubts = departures(selected, table.rows, cells, expected)
+    marks: dict[tuple[str, str], list[str]] = {}
+    for one in departed:
+        marks.setdefault((one.label, one.dataset), []).append(one.text)
+    for label, name, text in describe.missing_seeds(table.rows, table.figures):
+        marks.setdefault((label, name), []).append(text)
+    shown, why_not = describe.usable_block(card, table.metrics, table.threshold)
+    notes = {row.label: describe.row_notes(row, table.rows, cells) for row in table.rows}
+    table = replace(
+        table,
+        published=shown,
+        notes={label: texts for label, texts in notes.items() if texts},
+        marks=marks,
+        incomparable=frozenset(
+            (one.label, one.dataset) for one in departed if not one.is_comparable
+        ),
+        remarks=[*describe.undefined_remarks(table.figures), *doubts, *why_not],
+    )
+    return replace(table, caption=describe.table_caption(table, selected.rows, cells))

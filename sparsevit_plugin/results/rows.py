@@ -1,0 +1,194 @@
+"""The rows of a table: which manifests make one, what it is called, and under which heading.
+
+Manifests that share their key `series` differ in nothing but the seed and are one row. A manifest
+without that key, or whose seed is in its series twice (so that something else differs too), is a
+row of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sparsevit_plugin.errors import UserError, suggest
+from sparsevit_plugin.results.aggregate import Codes
+from sparsevit_plugin.results.store import Results
+
+_SHORT = 8
+EXTERNAL = "external maps"
+"""The manifest's `kind` where the maps were made by something else than this package."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One manifest of a row.
+
+    Attributes:
+        manifest_id: Its id.
+        model: The model's name in its rows.
+        checkpoint: Start of its checkpoint's hash; empty without one.
+        manifest: What was run; empty where only rows are known.
+    """
+
+    manifest_id: str
+    model: str
+    checkpoint: str
+    manifest: Mapping[str, Any]
+
+    @property
+    def seed(self) -> Any:  # noqa: ANN401 - whatever the manifest holds
+        """Of the training; None when unknown."""
+        return self.manifest.get("seed")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a table.
+
+    Attributes:
+        label: What it is called; no other row of the table is called so.
+        name: What it is called under its group's heading.
+        model: The model's name.
+        group: Heading that it stands under; empty for none.
+        members: Its manifests, one per seed.
+    """
+
+    label: str
+    name: str
+    model: str
+    group: str
+    members: tuple[Member, ...]
+
+    @property
+    def manifest_ids(self) -> list[str]:
+        """Ids of its manifests."""
+        return [member.manifest_id for member in self.members]
+
+    @property
+    def complexity(self) -> Mapping[str, Any]:
+        """Parameters and MACs as a manifest has them; empty when none has."""
+        known = (member.manifest.get("complexity") for member in self.members)
+        return next((found for found in known if found), {})
+
+    @property
+    def is_external(self) -> bool:
+        """Whether its maps were made by something else than this package."""
+        return any(member.manifest.get("kind") == EXTERNAL for member in self.members)
+
+
+def find_rows(results: Results, rows: pd.DataFrame, codes: Codes) -> list[TableRow]:
+    """Gather the manifests that have rows into the rows of a table.
+
+    Args:
+        results: For the manifests.
+        rows: Selected rows.
+        codes: Of these rows.
+
+    Returns:
+        The oldest first, the rows of a group beside each other.
+    """
+    series: dict[tuple[str, str], list[Member]] = {}
+    for member in _members(results, rows, codes):
+        key = str(member.manifest.get("series") or "")
+        # Without a series a manifest is one of its own.
+        series.setdefault((key, "" if key else member.manifest_id), []).append(member)
+    found = []
+    for members in series.values():
+        seeds = [str(member.seed) for member in members]
+        parts = [members] if len(set(seeds)) == len(seeds) else [[one] for one in members]
+        found += [_row(part) for part in parts]
+    groups = list(dict.fromkeys(row.group for row in found))
+    groups.sort(key=bool)  # rows without a heading come first
+    return _labelled([row for group in groups for row in found if row.group == group])
+
+
+def _members(results: Results, rows: pd.DataFrame, codes: Codes) -> list[Member]:
+    """Return every manifest that has rows, the oldest first."""
+    first = np.zeros(len(codes.manifests), np.intp)
+    first[codes.manifest[::-1]] = np.arange(len(rows) - 1, -1, -1)
+    models, checkpoints = (rows[name].iloc[first].tolist() for name in ("model", "checkpoint"))
+    manifests = results.manifests
+    members = [
+        Member(name, str(model), "" if pd.isna(checkpoint) else str(checkpoint), {})
+        for name, model, checkpoint in zip(codes.manifests, models, checkpoints, strict=True)
+    ]
+    members = [replace(one, manifest=manifests.get(one.manifest_id, {})) for one in members]
+    return sorted(members, key=lambda one: (str(one.manifest.get("created", "")), one.model))
+
+
+def _row(members: Sequence[Member]) -> TableRow:
+    in_order = sorted(members, key=lambda one: (not isinstance(one.seed, int), str(one.seed)))
+    if all(isinstance(one.seed, int) for one in members):
+        in_order = sorted(members, key=lambda one: one.seed)
+    first = in_order[0]
+    group = str(first.manifest.get("group") or "")
+    return TableRow(first.model, first.model, first.model, group, tuple(in_order))
+
+
+def _labelled(rows: Sequence[TableRow]) -> list[TableRow]:
+    """Name rows so that no two of a group, and no two of the table, are called the same."""
+    found = []
+    for row in rows:
+        name = row.model + _what_differs(row, rows)
+        found.append(replace(row, label=name, name=name))
+    names = [row.name for row in found]
+    return [
+        replace(row, label=f"{row.name}, {row.group}")
+        if row.group and names.count(row.name) > 1
+        else row
+        for row in found
+    ]
+
+
+def _what_differs(row: TableRow, rows: Sequence[TableRow]) -> str:
+    """Return what tells a row from others of its model and group: a hash, an id, or nothing."""
+    others = [
+        other
+        for other in rows
+        if other is not row and (other.model, other.group) == (row.model, row.group)
+    ]
+    if not others:
+        return ""
+    first = row.members[0]
+    if len(row.members) > 1:
+        return f" (series {str(first.manifest['series'])[:_SHORT]})"
+    same_file = [
+        other
+        for other in others
+        if len(other.members) == 1 and other.members[0].checkpoint == first.checkpoint
+    ]
+    words = f" {first.checkpoint[:_SHORT]}" if first.checkpoint and others != same_file else ""
+    return f"{words} ({row.manifest_ids[0][:_SHORT]})" if same_file else words
+
+
+def choose_rows(rows: Sequence[TableRow], wanted: Sequence[str] | None) -> list[TableRow]:
+    """Return the wanted rows in the wanted order.
+
+    Args:
+        rows: All.
+        wanted: Model names (all of their rows), labels, groups or manifest ids; None for all.
+
+    Raises:
+        UserError: A wanted name means no row.
+    """
+    if wanted is None:
+        return list(rows)
+    chosen: dict[str, TableRow] = {}
+    for name in wanted:
+        found = meant_rows(rows, name)
+        if not found:
+            known = sorted({name for row in rows for name in (row.label, row.model)})
+            hint = suggest(name, known)
+            raise UserError(f'no rows of model "{name}", only of {", ".join(known)}.{hint}')
+        chosen |= {row.label: row for row in found}
+    return list(chosen.values())
+
+
+def meant_rows(rows: Sequence[TableRow], name: str) -> list[TableRow]:
+    """Return the rows that a name means: the one with that label, else all that it could be."""
+    exact = [row for row in rows if row.label == name and row.label != row.model]
+    return exact or [
+        row for row in rows if name in (row.label, row.model, row.group, *row.manifest_ids)
+    ]
