@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the state of every row that was asked for last.
+    """Print the state of every row that was asked for.
 
     Raises:
         UserError: Nothing was run of this protocol here.

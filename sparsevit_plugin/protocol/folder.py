@@ -3,7 +3,7 @@
 ::
 
     runs/<protocol>/
-        plan.json              what was asked for last, for `benco protocol status`
+        plan.json              what was asked for, for `benco protocol status`
         train/<cell>/          one training: the run's own files, and cell.json once it is finished
         results/               the rows, see `sparsevit_plugin.results.store`
         logs/<job>.log         what each job printed
@@ -61,8 +61,16 @@ class ProtocolFolder:
 
     @property
     def plan_file(self) -> Path:
-        """What was asked for last."""
+        """What was asked for."""
         return self.path / "plan.json"
+
+    def plan(self) -> dict[str, Any] | None:
+        """Return what was asked for, None where nothing was.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return _read_json(self.plan_file)
 
     def training_record(self, cell: str) -> dict[str, Any] | None:
         """Return what is known of a finished training, None where it is not finished."""

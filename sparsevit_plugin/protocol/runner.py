@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
+from filelock import FileLock
 from rich.console import Console
 
 from sparsevit_plugin.errors import UserError
@@ -149,7 +150,7 @@ class Runner:
             UserError: The folder cannot be written.
         """
         is_writable(self.folder.path)
-        write_json_atomic(self.folder.plan_file, describe_plan(self.plan))
+        note_plan(self.plan, self.folder)
         waiting = deque(self._missing())
         total = len(waiting)
         try:
@@ -257,9 +258,22 @@ class Runner:
         self._console.print(line, markup=False, soft_wrap=True)
 
 
-def describe_plan(plan: Plan) -> dict[str, Any]:
-    """Return what `benco protocol status` reads."""
-    return {"protocol": plan.protocol.name, "jobs": [job.to_dict() for job in plan.jobs]}
+def note_plan(plan: Plan, folder: ProtocolFolder) -> None:
+    """Note what was asked for, for `benco protocol status`.
+
+    A row that was asked for with other settings before is replaced; those of other requests stay.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    lock = folder.lock_file("plan")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        before = folder.plan() or {"jobs": []}
+        jobs = {(job["label"], job["seed"], job["group"]): job for job in before["jobs"]}
+        jobs |= {(job.label, job.seed, job.group): job.to_dict() for job in plan.jobs}
+        content = {"protocol": plan.protocol.name, "jobs": list(jobs.values())}
+        write_json_atomic(folder.plan_file, content)
 
 
 def _command(order: Path, processes: int) -> list[str]:

@@ -1,6 +1,5 @@
-"""How far the jobs of the last request are, from what the folder remembers alone."""
+"""How far the jobs that were asked for are, from what the folder remembers alone."""
 
-import json
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -11,7 +10,7 @@ from sparsevit_plugin.protocol.plan import Prints, State, TestCell, TrainCell, s
 
 
 def job_states(folder: ProtocolFolder) -> list[dict[str, Any]]:
-    """Return the state of every job that was asked for last.
+    """Return the state of every job that was asked for.
 
     Returns:
         One dict per job: `label`, `seed`, `training` (in words), `tested` and `tests` (numbers of
@@ -20,17 +19,12 @@ def job_states(folder: ProtocolFolder) -> list[dict[str, Any]]:
     Raises:
         UserError: Nothing was run here, or a file of the folder is damaged.
     """
-    try:
-        plan = json.loads(folder.plan_file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    plan = folder.plan()
+    if plan is None:
         name = folder.path.name
         raise UserError(
             f"{folder.path}: nothing was run here yet; see benco protocol run {name} --help"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder.plan_file} is damaged ({error}): run the protocol again"
-        ) from error
+        )
     finished = folder.finished_tests()
     return [_state(job, folder, finished) for job in plan["jobs"]]
 

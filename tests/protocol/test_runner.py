@@ -223,3 +223,15 @@ def test_probe_steps_give_the_hours_of_a_dry_run(lab, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "Hours: 0.00 for the 1 of 1 rows" in shown
     assert not lab.folder.plan_file.exists()  # nothing was run
+
+
+def test_the_rows_of_an_earlier_request_stay_in_the_status(lab, monkeypatch):
+    run_with(lab, monkeypatch, "", models=("Plain",))
+    run_with(lab, monkeypatch, "", models=("Broken",))
+    run_with(lab, monkeypatch, "", models=("Broken",), settings={"epochs": "2"})
+    states = job_states(lab.folder)
+    assert [(state["label"], state["finished"]) for state in states] == [
+        ("Plain", False),
+        ("Broken", False),
+    ]
+    assert states[0]["training"] == "not begun"
