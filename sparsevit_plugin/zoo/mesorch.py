@@ -1,4 +1,4 @@
-"""IMDLBenCo's Mesorch at any size, without its download, and finite for photographs of one colour.
+"""IMDLBenCo's Mesorch at any size and without its download.
 
 Zhu et al., "Mesoscopic Insights: Orchestrating Multi-scale & Hybrid Architecture for Image
 Manipulation Localization", AAAI 2025, https://arxiv.org/abs/2412.13753
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsevit_plugin.model.choices import check_choice
 from sparsevit_plugin.upstream import import_upstream
 from sparsevit_plugin.zoo.adapter import FollowsDevice, check_side, settle, targets
 from sparsevit_plugin.zoo.offline import offline
@@ -18,26 +17,10 @@ from sparsevit_plugin.zoo.pretrained import PretrainingReport, load_pretrained
 import_upstream("IMDLBenCo.model_zoo")
 
 from IMDLBenCo.model_zoo.mesorch.mesorch import (  # noqa: E402 - imported quietly above
-    HighDctFrequencyExtractor,
-    LowDctFrequencyExtractor,
+    Mesorch as UpstreamMesorch,
 )
-from IMDLBenCo.model_zoo.mesorch.mesorch import Mesorch as UpstreamMesorch  # noqa: E402
 
 _PHOTO_CHANNELS = 3
-
-
-class _HighFrequencies(HighDctFrequencyExtractor):
-    """Upstream's high frequencies; 0 where there are none, instead of 0 / 0."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.nan_to_num(super().forward(x))
-
-
-class _LowFrequencies(LowDctFrequencyExtractor):
-    """Upstream's low frequencies; 0 where all are equal, instead of 0 / 0."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.nan_to_num(super().forward(x))
 
 
 class Mesorch(FollowsDevice, UpstreamMesorch):
@@ -48,11 +31,9 @@ class Mesorch(FollowsDevice, UpstreamMesorch):
         conv_pretrain_path: timm's ConvNeXt-Tiny for ImageNet; None for random weights. Upstream's
             `conv_pretrain` downloads it instead.
         image_size: Side of the photographs, a multiple of 32. Upstream's maps are 512 x 512.
-        flat_images: "finite" sets the frequencies of a photograph of one colour to 0; "upstream"
-            divides 0 by 0, and the map is NaN.
 
     Raises:
-        UserError: A file is missing or does not fit, or there is no such choice.
+        UserError: A file is missing or does not fit.
     """
 
     def __init__(
@@ -61,7 +42,6 @@ class Mesorch(FollowsDevice, UpstreamMesorch):
         seg_pretrain_path: str = None,  # type: ignore[assignment]  # noqa: RUF013
         conv_pretrain_path: str = None,  # type: ignore[assignment]  # noqa: RUF013
         image_size: int = 512,
-        flat_images: str = "finite",
     ) -> None:
         with offline():
             super().__init__(None, conv_pretrain=False)
@@ -69,9 +49,6 @@ class Mesorch(FollowsDevice, UpstreamMesorch):
         self.resize = nn.Upsample(
             size=(image_size, image_size), mode="bilinear", align_corners=True
         )
-        check_choice("flat_images", flat_images, ("finite", "upstream"))
-        if flat_images == "finite":
-            self.low_dct, self.high_dct = _LowFrequencies(), _HighFrequencies()
         self.load_report = PretrainingReport()
         parts: dict[str, tuple[Any, str | None]] = {
             "seg_pretrain_path": (self.segformer, seg_pretrain_path),
