@@ -141,12 +141,18 @@ class _Planner:
         """Say what each file is."""
         for path in self._paths:
             self._sort(path)
-        used = {mask for item in self._plan.items for mask in item.masks}
-        spare = [path for path in self._mask_files if path not in used]
-        for path in spare:
-            if not self._is_clutter(path):
-                self._plan.without_image.append(path)
-        return self._plan
+        plan = self._plan
+        used = {mask for item in plan.items for mask in item.masks}
+        plan.unmatched = [path for path in plan.unmatched if path not in used]
+        plan.clutter = {
+            what: kept
+            for what, files in plan.clutter.items()
+            if (kept := [path for path in files if path not in used])
+        }
+        for path in self._mask_files:
+            if path not in used and not self._is_clutter(path):
+                plan.without_image.append(path)
+        return plan
 
     def _sort(self, path: str) -> None:
         if _is_system_file(path):

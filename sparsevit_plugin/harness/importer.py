@@ -497,7 +497,8 @@ class _Writer:
         for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []:
             try:
                 entry = json.loads(line)
-                records[entry.pop("image")] = _Record(**entry)
+                image = entry.pop("image")
+                records[image] = _Record(**entry)
             except (ValueError, TypeError, KeyError):
                 continue  # the line that was being written
         kept = [json.dumps({"image": image, **asdict(one)}) for image, one in records.items()]
@@ -539,6 +540,8 @@ class _Writer:
         temporary = target.with_name(f".{target.name}.tmp")
         temporary.unlink(missing_ok=True)
         make(temporary)
+        # Over another link to the same file a rename does nothing and leaves both names.
+        target.unlink(missing_ok=True)
         temporary.replace(target)
 
 

@@ -91,7 +91,7 @@ def test_the_usual_sets_have_cards():
         ("      masks: ['Gt/{stem}.png']\n", "", r":12: import\.rules\.0: .*tampered images have"),
         ("label: tampered", "label: fake", r":12: import\.rules\.0\.label: input should be"),
         ("masks: [", "mask_rule: blue\n      masks: [", r":14: import\.rules\.0\.mask_rule: input"),
-        ("  mask_files: ['Gt/.*']", "  mask_files: ['*']", r":15: import\.mask_files: .*no regular"),
+        ("  mask_files: ['Gt/.*']", "  mask_files: ['*']", r":15: import\.mask_files: .*no reg"),
         ("  mask_files", "  maskfiles", r":15: import\.maskfiles: extra inputs"),
         ("name: Mine", "name: Other", r':1: name: "Other" must be the file'),
     ],
