@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_WORKERS ?= 2
 
-.PHONY: help venv demo test test-system lint clean
+.PHONY: help venv demo test test-system test-long lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make test-system   tests that need a package index"
+	@echo "make test-long     every baseline at its card's size: hours on a CPU, many GiB"
 	@echo "make lint          ruff and mypy"
 	@echo "make venv          only the virtual environment, in $(VENV)"
 	@echo "make clean         remove $(VENV) and every cache; runs/ stays"
@@ -46,6 +47,10 @@ test: lint
 test-system: $(STAMP)
 	@echo "== system tests"
 	$(BIN)/python -m pytest -m system -rs
+
+test-long: $(STAMP)
+	@echo "== long tests: the whole zoo"
+	$(BIN)/python -m pytest -m zoo_full -n 0 --durations 0
 
 clean:
 	@echo "== clean: $(VENV), build/, caches"
