@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sparsevit_plugin.cards import load_model_card
+from sparsevit_plugin.cards import ModelCard, load_model_card
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.datasets import (
@@ -51,7 +51,8 @@ def additions(cfg: Config) -> Additions:
     card has IMDLBenCo's post function of its name, as upstream finds it.
 
     Raises:
-        UserError: The card names a post function that there is not.
+        UserError: The card names a post function that there is not, or one that reads the
+            photograph's file, and photographs are not kept on their JPEG grid.
     """
     from IMDLBenCo.registry import POSTFUNCS
 
@@ -65,11 +66,25 @@ def additions(cfg: Config) -> Additions:
     if name is None:
         return Additions()
     if name in ORIGIN_FUNCTIONS:
+        if cfg.fit != "grid":
+            raise UserError(_off_the_grid(cfg, card))
         return Additions(origin_function=ORIGIN_FUNCTIONS[name])
     if name not in known:
         hint = suggest(name, [*known, *ORIGIN_FUNCTIONS])
         raise UserError(f'card {cfg.model}: there is no post function "{name}".{hint}')
     return Additions(post_function=known[name])
+
+
+def _off_the_grid(cfg: Config, card: ModelCard) -> str:
+    others = [
+        f"--{item.argument.replace('_', '-')} {item.upstream}"
+        for item in card.mended
+        if item.upstream_input is not None and item.upstream_input.fit == cfg.fit
+    ]
+    return (
+        f"--fit {cfg.fit} moves pixels off the JPEG grid, and what {cfg.model} reads from the "
+        f"photograph's file cannot follow: pass {' or '.join(['--fit grid', *others])}"
+    )
 
 
 def jpeg_coefficients(item: dict[str, Any], origin: Origin) -> None:

@@ -321,7 +321,7 @@ def test_it_trains_and_tests_through_the_commands(photographs, small_yaml, tmp_p
 def test_the_files_coefficients_need_the_grid(photographs, small_yaml, tmp_path, capsys):
     words = ("--data-path", str(photographs), "--output-dir", str(tmp_path / "out"))
     assert run(small_yaml, "train", *words, "--fit", "resize", "--weights", "none") == 2
-    assert "--fit grid" in capsys.readouterr().err
+    assert "pass --fit grid or --coefficients upstream" in capsys.readouterr().err
 
 
 def test_the_card_names_both_ways():
