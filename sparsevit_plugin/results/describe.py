@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SHORT = 8
 _FEW = 2
+_HASH_DIGITS = 16
 _NO_CHOICE = "none"
 _LIBRARIES = ("IMDLBenCo", "torch")
 
@@ -476,7 +477,7 @@ def _unknowns(manifest: Mapping[str, Any]) -> list[str]:
         words = " and ".join(unknown).replace(" it ", " the checkpoint ")
         return [f"{words} {verb} unknown"]
     name = str(checkpoint.get("file") or "checkpoint").replace("\\", "/").rpartition("/")[2]
-    known = f"{name} (SHA-256 {checkpoint['sha256']})"
+    known = f"{name} (SHA-256 {str(checkpoint['sha256'])[:_HASH_DIGITS]}...)"
     return [f"ready checkpoint {known}: {' and '.join(unknown)}: unknown"]
 
 

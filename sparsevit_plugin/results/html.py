@@ -19,14 +19,14 @@ _STYLE: Final = """
 @media (prefers-color-scheme: dark) {
   :root { --line: #454b54; --soft: #a5adb8; --shade: #22262c; }
 }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem;
-  padding: 0 1rem; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem; }
+main { width: fit-content; max-width: 100%; margin: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; white-space: nowrap; }
 thead th { border-bottom: 1px solid var(--line); text-align: right; vertical-align: bottom; }
 thead th[scope=colgroup] { text-align: center; }
-thead th:first-child, tbody th { text-align: left; font-weight: normal; }
+thead th.name, tbody th { text-align: left; font-weight: normal; }
 thead { border-top: 2px solid; }
 tbody { border-top: 1px solid; }
 tbody:last-of-type { border-bottom: 2px solid; }
@@ -34,6 +34,7 @@ td { text-align: right; }
 tbody th[scope=rowgroup] { font-style: italic; color: var(--soft); }
 .best { font-weight: bold; }
 .second { text-decoration: underline; }
+sup { line-height: 0; }
 .n, sup, .published td, .published th { color: var(--soft); }
 tbody tr:hover td, tbody tr:hover th[scope=row] { background: var(--shade); }
 button { all: unset; cursor: pointer; font-weight: bold; }
@@ -147,6 +148,7 @@ def _first(column: LaidColumn) -> str:
 
 def _sortable(text: str, place: int, first: str, rows: int = 1) -> str:
     span = f' rowspan="{rows}"' if rows > 1 else ""
+    span += "" if place else ' class="name"'
     button = f'<button type="button" data-column="{place}" data-first="{first}">'
     return f'<th scope="col"{span} aria-sort="none">{button}{escape(text)}</button></th>'
 

@@ -47,7 +47,7 @@ def to_latex(layout: Layout, label: str, *, standalone: bool = False) -> str:
     """
     lines = [
         r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
+        r"\begin{table}[htbp]",
         r"\centering",
         rf"\caption{{{escape(layout.caption)}}}",
         rf"\label{{tab:{_label(label)}}}",
