@@ -13,11 +13,13 @@ is nothing to choose:
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp import is_autocast_available
 
 from sparsevit_plugin.upstream import import_upstream
 
@@ -72,14 +74,16 @@ class DCT(_frequency.DCTExtractor):  # type: ignore[name-defined]
         """Return the features; zeros for an image that leaves nothing to scale."""
         for name in ("dct_matrix_h", "dct_matrix_w"):
             matrix = getattr(self, name)
-            if matrix is not None:
-                setattr(self, name, matrix.to(x.device))
+            if matrix is not None and matrix.device != x.device:
+                setattr(self, name, None)  # made anew
         return _without_nan(super().forward, x)
 
 
 def _without_nan(extract: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     """Extract in single precision, and give zeros where an image's features have no range."""
-    with torch.autocast(image.device.type, enabled=False):
+    kind = image.device.type
+    single = torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
+    with single:
         features = extract(image.float())
     constant = features.flatten(1).isnan().all(dim=1) & image.flatten(1).isfinite().all(dim=1)
     return features.masked_fill(constant.view(-1, 1, 1, 1), 0.0)
