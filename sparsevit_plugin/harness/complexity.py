@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -84,9 +85,10 @@ def count(model: nn.Module, inputs: Inputs, counter: str = TORCH_COUNTER) -> Com
     """Count a model's parameters and the MACs of one call.
 
     The call is made on the meta device, where shapes are known and nothing is computed; a model
-    that needs values (it reads a number from a tensor, calls NumPy, keeps tensors that are neither
-    parameters nor buffers) is run as it is, on the device it is on. Both count the same. The model
-    is left as it was, and so is the random generator.
+    that mixes in tensors of the CPU is called with PyTorch's fake tensors, which know the device
+    that they stand for; and one that needs values (it reads a number from a tensor, calls NumPy) is
+    run as it is, on the device it is on. All three count the same. The model is left as it was, and
+    so is the random generator.
 
     Args:
         model: Any module; no gradient is made.
@@ -188,26 +190,42 @@ def _synthetic_set(folder: Path, side: int) -> ImageSet:
 
 
 def _count_macs(model: nn.Module, inputs: Inputs, counter: Counter) -> int:
-    """Count on the meta device, else by running the model."""
-    # Whatever fails there fails again, with its own message, where the model is really run.
-    with contextlib.suppress(Exception):
-        return counter(_on_meta(model), {key: _to_meta(value) for key, value in inputs.items()})
+    """Count by shapes alone where the model allows, else by running it."""
+    for by_shape in (_count_on_meta, _count_on_fakes):
+        # Whatever fails there fails again, with its own message, where the model is really run.
+        with contextlib.suppress(Exception):
+            return by_shape(model, inputs, counter)
     return counter(model, inputs)
 
 
-def _on_meta(model: nn.Module) -> nn.Module:
-    """Copy a model's structure; the copy's parameters and buffers have shapes and no values."""
+def _count_on_meta(model: nn.Module, inputs: Inputs, counter: Counter) -> int:
+    def bare(tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor, device="meta")
+
+    return counter(_with_tensors(model, bare), _converted(inputs, bare))
+
+
+def _count_on_fakes(model: nn.Module, inputs: Inputs, counter: Counter) -> int:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    copied = _with_tensors(model, mode.from_tensor)
+    converted = _converted(inputs, mode.from_tensor)
+    with mode:
+        return counter(copied, converted)
+
+
+def _with_tensors(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Copy a model's structure with its parameters, buffers and other tensors converted."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        shape = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(shape, requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+        memo[id(parameter)] = nn.Parameter(convert(parameter.detach()), requires_grad=False)
+    plain = (value for module in model.modules() for value in vars(module).values())
+    for tensor in (*model.buffers(), *(value for value in plain if isinstance(value, Tensor))):
+        memo.setdefault(id(tensor), convert(tensor.detach()))
     return copy.deepcopy(model, memo)
 
 
-def _to_meta(value: object) -> object:
-    return value.to("meta") if isinstance(value, Tensor) else value
+def _converted(inputs: Inputs, convert: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    return {k: convert(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
 
 
 def _torch_macs(model: nn.Module, inputs: Inputs) -> int:

@@ -31,15 +31,28 @@ def macs_of(module: nn.Module, *shape: int) -> int | None:
     return count(module, {"input": torch.zeros(shape)}).macs
 
 
-def real_and_meta(model: nn.Module, inputs: dict) -> tuple[int, int]:
-    """Count once by running the model and once by shapes alone."""
+def counts(model: nn.Module, inputs: dict) -> list[int]:
+    """Count by running the model, on the meta device, and with fake tensors."""
     model.eval()
+    by_torch = complexity._torch_macs
     with torch.no_grad():
-        meta = {key: complexity._to_meta(value) for key, value in inputs.items()}
-        return (
-            complexity._torch_macs(model, inputs),
-            complexity._torch_macs(complexity._on_meta(model), meta),
-        )
+        return [
+            by_torch(model, inputs),
+            complexity._count_on_meta(model, inputs, by_torch),
+            complexity._count_on_fakes(model, inputs, by_torch),
+        ]
+
+
+class MixesDevices(PlainConvolution):
+    """Makes a tensor on the CPU and keeps another that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.ones(1, 3, 1, 1)
+
+    def forward(self, image, *args, **kwargs):
+        with torch.autocast(image.device.type, enabled=False):
+            return super().forward(image * self.scale + torch.zeros(3, 1, 1, device="cpu"))
 
 
 class NeedsValues(PlainConvolution):
@@ -85,19 +98,19 @@ def test_what_is_fused_on_the_cpu_is_counted_there_too():
     N, C, F = 6, 8, 10
     layer = nn.TransformerEncoderLayer(C, 2, F, batch_first=True)
     wanted = 4 * N * C * C + 2 * N * N * C + 2 * N * C * F
-    assert real_and_meta(layer, {"src": torch.zeros(1, N, C)}) == (wanted, wanted)
+    assert counts(layer, {"src": torch.zeros(1, N, C)}) == [wanted] * 3
     recurrent = nn.LSTM(4, 5)
     wanted = 3 * 4 * 5 * (4 + 5)  # three steps, four gates
-    assert real_and_meta(recurrent, {"input": torch.zeros(3, 1, 4)}) == (wanted, wanted)
+    assert counts(recurrent, {"input": torch.zeros(3, 1, 4)}) == [wanted] * 3
 
 
 @pytest.mark.parametrize("name", ["SparseViT_tiny", "PlainConvolution"])
-def test_the_meta_device_counts_what_a_run_counts(name):
+def test_shapes_alone_count_what_a_run_counts(name):
     register_plain_convolution()
     cfg = dataclasses.replace(tiny_config(), image_size=64)
     model = build_model(cfg) if name == "SparseViT_tiny" else PlainConvolution()
-    real, meta = real_and_meta(model, example_inputs(cfg))
-    assert real == meta > 0
+    real, meta, fake = counts(model, example_inputs(cfg))
+    assert real == meta == fake > 0
 
 
 def test_sparsevit_at_512_has_the_counts_of_imdlbencos_forward():
@@ -121,6 +134,16 @@ def test_a_model_that_needs_values_is_run():
     assert found.image_size == 12
 
 
+def test_a_model_that_mixes_devices_is_counted_by_shape_too():
+    image = torch.zeros(1, 3, 10, 12)
+    model = MixesDevices()
+    with pytest.raises(RuntimeError):
+        complexity._count_on_meta(model, {"image": image}, complexity._torch_macs)
+    found = complexity._count_on_fakes(model, {"image": image}, complexity._torch_macs)
+    assert count(model, {"image": image}).macs == found == 10 * 12 * 9 * 3
+    assert model.scale.device.type == "cpu"
+
+
 def test_a_failing_model_has_parameters_and_a_reason():
     found = count(Fails(), {"image": torch.zeros(1, 3, 8, 8)})
     reason = "the forward pass failed: RuntimeError: no luck"
@@ -136,7 +159,7 @@ def test_parameters_count_unused_ones_and_shared_ones_once():
     assert macs_of(model, 1, 3) == 2 * 9
 
 
-@pytest.mark.parametrize("kind", [PlainConvolution, NeedsValues])
+@pytest.mark.parametrize("kind", [PlainConvolution, MixesDevices, NeedsValues])
 def test_a_counted_model_is_left_as_it_was(kind):
     model = nn.ModuleDict({"net": kind(), "norm": nn.BatchNorm2d(3)})
     net = model["net"]
