@@ -52,7 +52,7 @@ class SparseViT(nn.Module):
         s_blocks4: Sparsity rates of stage 4, likewise.
         mlp_ratio: Hidden width of the MLPs over their stage's channels.
         qkv_bias: Whether queries, keys and values have a bias.
-        pretrained_path: UniFormer weights for the backbone; empty for none.
+        pretrained_path: UniFormer weights for the backbone; None or empty for none.
         sparsity: "rate": a rate is the stride of the attention at any image size (the paper's
             definition). "group": a rate fixes the size of the groups, as in IMDLBenCo, so that the
             stride grows with the image. They are equal at 512 x 512.
@@ -88,7 +88,8 @@ class SparseViT(nn.Module):
         s_blocks4: tuple = (2, 1),
         mlp_ratio: float = 4.0,
         qkv_bias: bool = True,
-        pretrained_path: str = "",
+        # IMDLBenCo's parser cannot read Optional.
+        pretrained_path: str = None,  # type: ignore[assignment] # noqa: RUF013
         sparsity: str = "rate",
         head: str = "lff",
         lff_dim: int = 512,

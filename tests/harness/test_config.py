@@ -330,3 +330,9 @@ def test_upstreams_other_scripts_are_understood(run_scripts):
         assert [flag for flag, _ in cfg.ignored] == ["--world-size"], script.name
         models.add(cfg.model)
     assert {"MVSSNet", "Trufor", "Cat_Net", "Mesorch", "segformer", "bayar_resnet"} <= models
+
+
+@pytest.mark.parametrize("model", ["SparseViT", "SparseViT_small", "SparseViT_upstream"])
+def test_every_weights_argument_of_a_card_may_be_none(model):
+    argv = ["--model", model, "--weights", "none", "--data-path", "d", "--test-data-path", "t"]
+    assert resolve("train", argv).model_arguments["pretrained_path"] is None
