@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 
 from sparsevit_plugin.results.conventions import METRICS
 from sparsevit_plugin.results.layout import (
@@ -312,7 +313,13 @@ def _published_column(table: "Table", card: Published, head: LaidColumn) -> str 
     return None
 
 
-def measured_lines(table: "Table") -> list[dict[str, Any]]:
+def to_long(table: "Table") -> pd.DataFrame:
+    """Return one line per row, metric and set, see `tables.Table.long`."""
+    lines = [*_measured_lines(table), *_published_lines(table)]
+    return pd.DataFrame(lines, columns=list(LONG_COLUMNS))
+
+
+def _measured_lines(table: "Table") -> list[dict[str, Any]]:
     """Return one line per row, metric and set of what was measured."""
     complexity = table.complexity
     lines = []
@@ -364,7 +371,7 @@ def _test_of(table: "Table", metric: str, label: str, name: str) -> dict[str, An
     return {} if found is None else {key: found[key] for key in _OF_TEST}
 
 
-def published_lines(table: "Table") -> list[dict[str, Any]]:
+def _published_lines(table: "Table") -> list[dict[str, Any]]:
     """Return one line per published row and set; the average where the source's sets are shown."""
     card = table.published
     if card is None:

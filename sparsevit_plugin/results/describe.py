@@ -497,10 +497,11 @@ def _not_joined(row: TableRow, rows: Sequence[TableRow]) -> list[str]:
 def _data_notes(cell: Cell) -> list[str]:
     notes = []
     if skipped := cell.facts.get("skipped"):
-        images = (
-            "1 unusable image was" if len(skipped) == 1 else f"{len(skipped)} unusable images were"
-        )
-        notes.append(f"{cell.dataset}: {images} skipped")
+        external = cell.manifest.get("kind") == EXTERNAL
+        images = f"{'' if external else 'unusable '}image{'s' * (len(skipped) > 1)}"
+        verb = "was" if len(skipped) == 1 else "were"
+        without = " without a map" if external else ""
+        notes.append(f"{cell.dataset}: {len(skipped)} {images}{without} {verb} skipped")
     if cell.facts.get("pairing") == "position":
         notes.append(f"{cell.dataset}: images and masks were paired by position")
     return notes

@@ -10,7 +10,7 @@ How to read and to cite one is in `docs/tables.md`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TextIO
+from typing import TextIO
 
 import pandas as pd
 
@@ -174,14 +174,7 @@ class Table:
         `parameters`, `macs`; `authentic`, `score_at`, `evaluator`, `perturbation`, `threshold`;
         `source`, of a published number; `notes`.
         """
-        lines = [*self._measured_lines(), *self._published_lines()]
-        return pd.DataFrame(lines, columns=list(arrange.LONG_COLUMNS))
-
-    def _measured_lines(self) -> list[dict[str, Any]]:
-        return arrange.measured_lines(self)
-
-    def _published_lines(self) -> list[dict[str, Any]]:
-        return arrange.published_lines(self)
+        return arrange.to_long(self)
 
     def layout(self, digits: int = 3) -> Layout:
         """Return the table as every format shows it, figures rounded to `digits`."""
