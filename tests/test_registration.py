@@ -24,7 +24,8 @@ def test_sparsevit_is_registered_and_upstreams_stays_reachable():
     assert models["SparseViT"].source.startswith("sparsevit-plugin ")
     assert models["SparseViT"].constructor.__module__ == "sparsevit_plugin.model.sparsevit"
     assert models["SparseViT_upstream"].source == "IMDLBenCo 0.1.45"
-    assert models["IML_ViT"].source == "IMDLBenCo 0.1.45"
+    assert models["IML_ViT"].source.startswith("sparsevit-plugin ")
+    assert models["SparseViTBackbone"].source == "IMDLBenCo 0.1.45"
     assert {"AllTampered", "RandomScores"} <= set(models)
     assert register_all() == models
 

@@ -59,10 +59,9 @@ def check_side(model: nn.Module, image: Tensor, side: int, argument: str) -> Non
     """
     height, width = image.shape[-2:]
     if (height, width) != (side, side):
-        flag = argument.replace("_", "-")
         raise UserError(
-            f"{type(model).__name__} was built for {side} x {side} images, not {height} x {width}: "
-            f"pass --{flag} and --image-size of one value"
+            f"{type(model).__name__} was built for {side} x {side} images ({argument}), not "
+            f"{height} x {width}"
         )
 
 
