@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from sparsevit_plugin.results.tables import Table
 
 _SHORT = 8
+_EXTERNAL_NOTE = (
+    "external maps: made elsewhere, only scored here; how the method was trained, chosen and run is "
+    "not known here"
+)
 _FEW = 2
 _HASH_DIGITS = 16
 _NO_CHOICE = "none"
@@ -445,9 +449,9 @@ def row_notes(row: TableRow, rows: Sequence[TableRow], cells: Sequence[Cell]) ->
 
 
 def _weights_notes(manifest: Mapping[str, Any]) -> list[str]:
-    notes = []
     if manifest.get("kind") == EXTERNAL:
-        notes.append("external maps: made elsewhere, only scored here")
+        return [_EXTERNAL_NOTE]
+    notes = []
     pretraining = manifest.get("pretraining")
     random = isinstance(pretraining, str) and "random weights" in pretraining
     if random and manifest.get("checkpoint"):

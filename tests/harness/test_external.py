@@ -277,6 +277,8 @@ def test_missing_maps_may_be_left_out_and_are_told(tiny_set, pred, tmp_path):
     assert (report.images, report.facts["without_map"]) == (3, 1)
     (cell,) = load(tmp_path / "out").cells
     assert cell.facts["skipped"] == [{"name": "Tp/001.jpg", "reason": "no map"}]
+    table = load(tmp_path / "out").table("pixel_f1")
+    assert "tiny: 1 image without a map was skipped" in table.notes["X"]
     for file in pred.iterdir():
         file.rename(file.with_stem(f"{file.stem}_other"))
     with pytest.raises(MapsDoNotFit, match="3 extra"):
