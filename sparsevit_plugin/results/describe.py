@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _SHORT = 8
 _EXTERNAL_NOTE = (
-    "external maps: made elsewhere, only scored here; how the method was trained, chosen and run is "
-    "not known here"
+    "external maps: made elsewhere, only scored here; how the method was trained, chosen and run "
+    "is not known here"
 )
 _FEW = 2
 _HASH_DIGITS = 16

@@ -115,10 +115,14 @@ class TestNames:
 
 class TestNotes:
     def test_external_maps_are_marked(self):
-        cells = [(manifest("Theirs", kind="external maps"), "casia", scored([0.5]))]
-        assert in_memory(*cells).table().notes["Theirs"] == [
-            "external maps: made elsewhere, only scored here"
+        unknown = {"selection": "unknown", "training_data": "unknown", "pretraining": "unknown"}
+        one = manifest("Theirs", kind="external maps", checkpoint={"sha256": "ab"}, **unknown)
+        table = in_memory((one, "casia", scored([0.5]))).table()
+        assert table.notes["Theirs"] == [
+            "external maps: made elsewhere, only scored here; how the method was trained, chosen "
+            "and run is not known here"
         ]
+        assert table.rows[0].is_external
 
     def test_a_ready_checkpoint_has_its_hash_and_what_is_unknown(self):
         one = manifest(
