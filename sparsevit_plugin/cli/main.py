@@ -46,7 +46,7 @@ VERBS = {
         "test a checkpoint on image sets and store a row per image", "test", own_parser=True
     ),
     "protocol": Verb(
-        "run every model on every set of a protocol, and see how far it is",
+        "run every model on every set of a protocol; see how far it is",
         parts={
             "list": Verb("list the protocols", "protocol_list"),
             "show": Verb("show what a protocol trains and tests on", "protocol_show"),
