@@ -5,12 +5,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from inspect import Parameter, isclass, signature
 from typing import Any
 
-from sparsevit_plugin.cards import ModelCard, load_model_card
+from sparsevit_plugin.cards import ModelCard, card_names, load_model_card
 from sparsevit_plugin.cli.probe import ProbeResult, probe
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.registration import Registered, get_model_class, import_user, register_all
@@ -59,7 +59,9 @@ def run(args: argparse.Namespace) -> int:
     import_user(args.imports)
     if args.probe is not None:
         return _probe(args)
-    rows = [describe(model) for model in register_all().values()]
+    registered = register_all()
+    rows = [describe(model) for model in registered.values()]
+    rows += [row for name in card_names() if (row := _row_of_card(name, registered)) is not None]
     print(json.dumps(rows, indent=2) if args.json else _table(rows))
     return 0
 
@@ -73,15 +75,27 @@ def describe(model: Registered) -> dict[str, Any]:
         "localiser": is_localiser(model.constructor),
     }
     card = _card(model.name)
-    if card is not None:
-        facts |= {
-            "title": card.title,
-            "image_size": card.image_size,
-            "fit": card.fit,
-            "weights": [weight.model_dump() for weight in card.weights],
-            "recipe": card.recipe,
-        }
-    return facts
+    return facts if card is None else facts | _facts_of_card(card)
+
+
+def _row_of_card(name: str, registered: Mapping[str, Registered]) -> dict[str, Any] | None:
+    """Describe a card that builds a model of another name; None for all others."""
+    card = None if name in registered else _card(name)
+    if card is None or card.model not in registered:
+        return None
+    given = ", ".join(f"{argument}={value!r}" for argument, value in card.arguments.items())
+    row = describe(registered[card.model])
+    return row | {"name": name, "constructor": f"{card.model}({given})"} | _facts_of_card(card)
+
+
+def _facts_of_card(card: ModelCard) -> dict[str, Any]:
+    return {
+        "title": card.title,
+        "image_size": card.image_size,
+        "fit": card.fit,
+        "weights": [weight.model_dump() for weight in card.weights],
+        "recipe": card.recipe,
+    }
 
 
 def constructor_text(constructor: Callable[..., Any]) -> str:
@@ -120,7 +134,8 @@ def _card(name: str) -> ModelCard | None:
 def _probe(args: argparse.Namespace) -> int:
     names = args.probe or list(register_all())
     for name in names:
-        get_model_class(name)
+        card = _card(name)
+        get_model_class(card.model if card else name)
     results = probe(names, timeout=args.timeout, jobs=args.jobs, imports=args.imports)
     if args.json:
         print(json.dumps([asdict(result) for result in results], indent=2))
@@ -155,10 +170,25 @@ def _table(rows: list[dict[str, Any]]) -> str:
     for *start, last in cells:
         columns = [f"{text:{width}}" for text, width in zip(start, widths, strict=True)]
         lines.append("  ".join([*columns, last])[:edge])
-    return "\n".join(lines) + "".join(_weight_line(row) for row in rows if row.get("weights"))
+    return "\n".join([*lines, *_weight_lines(rows)])
 
 
-def _weight_line(row: dict[str, Any]) -> str:
-    files = " or ".join(weight["name"] for weight in row["weights"])
-    argument = row["weights"][0]["argument"]
-    return f"\n{row['name']} can start from {files} (--{argument.replace('_', '-')})"
+def _weight_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Say which files models can start from; those that take the same ones share a line."""
+    models: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("weights"):
+            models.setdefault(_weight_text(row), []).append(row["name"])
+    return [f"{', '.join(names)} can start from {text}" for text, names in models.items()]
+
+
+def _weight_text(row: dict[str, Any]) -> str:
+    """Name the files that each argument takes: one of them."""
+    files: dict[str, list[str]] = {}
+    for weight in row["weights"]:
+        files.setdefault(weight["argument"], []).append(weight["name"])
+    parts = [
+        f"{' or '.join(names)} (--{argument.replace('_', '-')})"
+        for argument, names in files.items()
+    ]
+    return " and ".join(parts)

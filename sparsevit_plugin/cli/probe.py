@@ -135,7 +135,8 @@ def _child(name: str, imports: list[str]) -> None:
     register_all()
     import_user(imports)
     card = load_model_card(name)
-    result = build_and_measure(name, get_model_class(name), card.arguments if card else {})
+    constructor = get_model_class(card.model if card else name)
+    result = build_and_measure(name, constructor, card.arguments if card else {})
     print(json.dumps(asdict(result)))
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sparsevit_plugin.cli import probe
+from sparsevit_plugin.cards import card_names
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.cli.models import constructor_text
 from tests.registry import (
@@ -48,14 +49,14 @@ def test_every_model_is_listed_with_source_and_constructor(capsys):
     models = listed(capsys)
     from IMDLBenCo.registry import MODELS
 
-    assert set(models) == set(MODELS.module_dict)
+    assert set(models) == {*MODELS.module_dict, *card_names()}
     assert models["SparseViT"]["source"].startswith("sparsevit-plugin ")
     assert models["SparseViT"]["image_size"] == 512
     assert models["SparseViT"]["weights"][0]["argument"] == "pretrained_path"
     assert "img_size=512" in models["SparseViT"]["constructor"]
     assert models["SparseViTBackbone"]["localiser"] is False
     assert models["SparseViT"]["localiser"] is True
-    assert models["swin"]["localiser"] is None
+    assert models["swin"]["localiser"] is True
 
 
 def test_the_table_has_a_line_a_model(capsys):
@@ -165,3 +166,19 @@ def test_constructor_text_leaves_out_what_no_flag_can_set():
         pass
 
     assert constructor_text(build) == "a, b=2, c='x'"
+
+
+def test_a_card_of_another_name_is_a_row_of_its_own(capsys):
+    assert main(["models", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["timm_resnet50"]["constructor"] == "TimmLocaliser(backbone='resnet50')"
+    assert rows["timm_resnet50"]["image_size"] == 512
+    assert "image_size" not in rows["TimmLocaliser"]  # it has no card of its own name
+
+
+def test_files_of_several_arguments_are_named_apart(capsys):
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [text for text in lines if "DCT_djpeg" in text]
+    assert line.startswith("Cat_Net can start from hrnetv2")
+    assert "(--pretrained-rgb) and DCT_djpeg.pth.tar (--pretrained-dct)" in line
