@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.model.choices import check_choice
+from sparsevit_plugin.model.sparsevit import whole_numbers
 from sparsevit_plugin.upstream import import_upstream
 from sparsevit_plugin.zoo.extractors import EXTRACTORS
 from sparsevit_plugin.zoo.localiser import (
@@ -43,7 +44,17 @@ POSITIONS = ("grid", "sequence")
 
 _TRAINED_GRID = 32  # patches a side of the 512 x 512 images that IMDLBenCo's ViTs are made for
 _PATCH = 16
+_VIT_WIDTHS = (256, 128, 64, 1)
+_STAGES = 4
 _NO_FILE = "no file"
+
+
+def _of_four_stages(depths: tuple) -> tuple[int, ...]:
+    """Check the numbers of blocks, which may have come through a command line."""
+    numbers = whole_numbers("depths", depths)
+    if len(numbers) != _STAGES:
+        raise UserError(f"depths: expected {_STAGES} numbers of blocks, got {len(numbers)}")
+    return numbers
 
 
 class ResNetLocaliser(Localiser, nn.Module):
@@ -103,6 +114,7 @@ class SegformerLocaliser(Localiser, _segformer.MixVisionTransformer):  # type: i
     """
 
     stride = 32
+    deconv_model: nn.Module
 
     def __init__(
         self,
@@ -111,18 +123,21 @@ class SegformerLocaliser(Localiser, _segformer.MixVisionTransformer):  # type: i
     ) -> None:
         with offline(files={_NO_FILE: {}}):
             _segformer.MixVisionTransformer.__init__(
-                self, pretrain_path=_NO_FILE, depths=list(depths)
+                self, pretrain_path=_NO_FILE, depths=list(_of_four_stages(depths))
             )
         if pretrain_pth_path:
             self.load_report = load_backbone(self, pretrain_pth_path, head=r"head\.|deconv_model\.")
+        head = self.deconv_model
+        del self.deconv_model  # to stand behind the extractor, as in IMDLBenCo's checkpoints
         self.input_head, channels = build_extractor(self.extractor)
         if channels:
             self.patch_embed1.proj = widened(self.patch_embed1.proj, channels)
+        self.deconv_model = head
 
     def logits(self, image: Tensor) -> Tensor:
         """Return the map before the sigmoid."""
         features = self.with_features(image)
-        for stage in range(1, 5):
+        for stage in range(1, _STAGES + 1):
             tokens, height, width = getattr(self, f"patch_embed{stage}")(features)
             for block in getattr(self, f"block{stage}"):
                 tokens = block(tokens, height, width)
@@ -157,8 +172,8 @@ class SwinLocaliser(Localiser, swin_transformer.SwinTransformer):
             img_size=512,
             window_size=7,
             embed_dim=embed_dim,
-            depths=tuple(depths),
-            num_heads=tuple(max(embed_dim // 32, 1) << stage for stage in range(4)),
+            depths=_of_four_stages(depths),
+            num_heads=tuple(max(embed_dim // 32, 1) << stage for stage in range(_STAGES)),
             strict_img_size=False,  # other sizes: attention masks are made as they are needed
         )
         if pretrained_path:
@@ -168,10 +183,10 @@ class SwinLocaliser(Localiser, swin_transformer.SwinTransformer):
                 head=r"head\.",
                 convert=swin_transformer.checkpoint_filter_fn,
             )
-        self.deconv_model = upsampler([self.num_features, 256, 128, 64, 32, 1])
         self.input_head, channels = build_extractor(self.extractor)
         if channels:
             self.patch_embed.proj = widened(self.patch_embed.proj, channels)
+        self.deconv_model = upsampler([self.num_features, 256, 128, 64, 32, 1])
         freeze(self.head)
 
     def logits(self, image: Tensor) -> Tensor:
@@ -215,7 +230,6 @@ class _AnyVit(Localiser, vision_transformer.VisionTransformer):
                 convert=vision_transformer.checkpoint_filter_fn,
             )
         self.pos_embed = nn.Parameter(_stretched(self.pos_embed.detach(), positions, sets))
-        self.deconv_model = upsampler([embed_dim, 256, 128, 64, 1])
         freeze(self.head)
 
     def _encode(self, sets: list[Tensor], grid: tuple[int, int]) -> list[Tensor]:
@@ -295,6 +309,7 @@ class VitLocaliser(_AnyVit):
         self.input_head, channels = build_extractor(self.extractor)
         if channels:
             self.feature_patch_embed = nn.Conv2d(channels, embed_dim, _PATCH, _PATCH, bias=False)
+        self.deconv_model = upsampler([embed_dim, *_VIT_WIDTHS])
 
     def logits(self, image: Tensor) -> Tensor:
         """Return the map before the sigmoid."""
@@ -334,6 +349,7 @@ class Vit16Localiser(_AnyVit):
         self.input_head, channels = build_extractor(self.extractor)
         if channels:
             self.patch_embed.proj = widened(self.patch_embed.proj, channels)
+        self.deconv_model = upsampler([embed_dim, *_VIT_WIDTHS])
 
     def logits(self, image: Tensor) -> Tensor:
         """Return the map before the sigmoid."""

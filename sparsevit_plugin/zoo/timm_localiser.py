@@ -38,7 +38,7 @@ class TimmLocaliser(Localiser, nn.Module):
     """Any timm backbone with SegFormer's head, trained with the binary cross-entropy.
 
     It takes images of any size: they are padded on the right and below to what the backbone can
-    divide, and the map is cropped. Backbones of a fixed size need `img_size`.
+    divide, and the map is cropped. Some backbones (BEiT, say) are built for one size.
 
     Args:
         backbone: A name of `timm.list_models()` that gives feature maps; a pretraining tag behind
@@ -47,7 +47,8 @@ class TimmLocaliser(Localiser, nn.Module):
             random weights. Nothing is ever downloaded.
         width: Channels to which every level is projected.
         dropout: Share of the fused channels that are dropped while training.
-        img_size: Side of the images, for backbones that are built for one size; None otherwise.
+        img_size: Side of the images. Only backbones that are built for one size heed it; None
+            leaves them their own.
 
     Raises:
         UserError: There is no such backbone, it gives no feature maps, or the weights cannot be
@@ -65,15 +66,16 @@ class TimmLocaliser(Localiser, nn.Module):
         super().__init__()
         check_backbone(backbone)
         self.backbone_name = backbone
-        self.backbone, self.load_report, any_size = _build(backbone, pretrained_path, img_size)
-        self.fixed_size = None if any_size else self._own_size(img_size)
+        self.backbone, self.fixed_size, self.load_report = _build(
+            backbone, pretrained_path, img_size
+        )
         levels = zip(
             self.backbone.feature_info.reduction(),
             self.backbone.feature_info.channels(),
             strict=True,
         )
         reductions, channels = zip(*levels, strict=True)
-        self.divisor = math.lcm(*reductions)
+        self.divisor = 1 if self.fixed_size else math.lcm(*reductions)
         first = next((i for i, step in enumerate(reductions) if step >= FINEST), 0)
         self.first_level = first
         self.channels = channels[first:]
@@ -86,20 +88,13 @@ class TimmLocaliser(Localiser, nn.Module):
         )
         self.classifier = nn.Conv2d(width, 1, 1)
 
-    def _own_size(self, img_size: int | None) -> int | None:
-        """Return the side that the backbone is built for, None where it takes any."""
-        settings = self.backbone.pretrained_cfg
-        if not settings.get("fixed_input_size"):
-            return None
-        return img_size or settings["input_size"][-1]
-
     def logits(self, image: Tensor) -> Tensor:
         """Return the map before the sigmoid."""
         height, width = image.shape[-2:]
         if self.fixed_size is not None and (height, width) != (self.fixed_size, self.fixed_size):
             raise UserError(
                 f"{self.backbone_name} takes {self.fixed_size} x {self.fixed_size} images only, "
-                f"not {height} x {width}: pass --img-size and --image-size of one value"
+                f"not {height} x {width}: change --image-size (and --img-size, if given)"
             )
         below, right = (-side % self.divisor for side in (height, width))
         maps = self.backbone(F.pad(image, (0, right, 0, below)))[self.first_level :]
@@ -136,11 +131,12 @@ def _resized(features: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _build(
     name: str, path: str | None, img_size: int | None
-) -> tuple[Any, LoadReport | None, bool]:
+) -> tuple[Any, int | None, LoadReport | None]:
     """Build a backbone that gives feature maps.
 
     Returns:
-        The backbone, what was loaded into it, and whether it was told to take any image size.
+        The backbone, the only side of images that it takes (None where it takes any), and what was
+        loaded into it.
     """
     reports: list[LoadReport] = []
 
@@ -155,26 +151,28 @@ def _build(
     # timm calls this with the whole network and its own conversion of published files, before it
     # takes the network apart; its own function would fetch the file, and take any that half fits.
     with replaced({"timm.models._builder.load_pretrained": load}):
-        network, any_size = _create(name, bool(path), {"img_size": img_size} if img_size else {})
-    return network, reports[0] if reports else None, any_size
+        network, fixed_size = _create(name, bool(path), img_size)
+    return network, fixed_size, reports[0] if reports else None
 
 
-def _create(name: str, pretrained: bool, size: dict[str, int]) -> tuple[Any, bool]:
-    for more in ({}, *_ANY_SIZE) if size else (*_ANY_SIZE, {}):
+def _create(name: str, pretrained: bool, img_size: int | None) -> tuple[Any, int | None]:
+    """Try what a family may take until it takes one; the harness names an image size always."""
+    size: tuple[dict[str, Any], ...] = ({"img_size": img_size},) if img_size else ()
+    for arguments in (*_ANY_SIZE, *size, {}):
         try:
             network = timm.create_model(
-                name, pretrained=pretrained, features_only=True, **size, **more
+                name, pretrained=pretrained, features_only=True, **arguments
             )
         except TypeError:  # this family takes no such argument
             continue
         except (RuntimeError, AssertionError, AttributeError, ValueError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f'backbone: "{name}" cannot give feature maps: {reason}') from error
-        return network, bool(more)
-    raise UserError(
-        f'backbone: "{name}" cannot give feature maps'
-        + (", or takes no --img-size" if size else "")
-    )
+        settings = network.pretrained_cfg
+        if arguments in _ANY_SIZE or not settings.get("fixed_input_size"):
+            return network, None
+        return network, arguments.get("img_size", settings["input_size"][-1])
+    raise UserError(f'backbone: "{name}" cannot give feature maps')
 
 
 def _load(
