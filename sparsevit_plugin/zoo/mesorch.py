@@ -21,6 +21,7 @@ from IMDLBenCo.model_zoo.mesorch.mesorch import (  # noqa: E402 - imported quiet
 )
 
 _PHOTO_CHANNELS = 3
+_CONVOLUTION = 4  # dimensions of its weight
 
 
 class Mesorch(FollowsDevice, UpstreamMesorch):
@@ -87,7 +88,7 @@ def _widened(_name: str, own: Tensor, value: Tensor) -> Tensor:
 
     As upstream does: the frequencies' weights stay random, and the convolution's bias is dropped.
     """
-    fits = (value.shape[0], value.shape[1], *value.shape[2:])
-    if fits != (own.shape[0], _PHOTO_CHANNELS, *own.shape[2:]):
+    is_convolution = own.ndim == value.ndim == _CONVOLUTION
+    if not is_convolution or value.shape != own[:, :_PHOTO_CHANNELS].shape:
         return value
     return torch.cat([value, own[:, _PHOTO_CHANNELS:]], dim=1)

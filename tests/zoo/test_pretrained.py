@@ -169,7 +169,7 @@ def test_phase_3_starts_from_what_phase_2_left(tmp_path):
     assert model.load_report.to_dict()["det_resume_ckpt"]["counts"]["loaded"] == len(before)
 
 
-HEAVY = ("MVSSNet", "Mesorch")
+HEAVY = ("MVSSNet",)
 
 
 @pytest.mark.parametrize(
