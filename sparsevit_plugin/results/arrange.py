@@ -38,6 +38,7 @@ LONG_COLUMNS: Final = (
     *("source", "notes"),
 )
 _OF_TEST: Final = ("reference", "difference", "low", "high", "p", "p_holm", "verdict")
+_WHOLE: Final = ("seeds", "n", "undefined", "parameters", "macs")
 _MARKS: Final = {"better": BETTER, "worse": WORSE, "not significant": SAME}
 _SCALES: Final[dict[str, tuple[Role, str, float]]] = {
     "parameters": ("parameters", "Params (M)", 1e6),
@@ -316,7 +317,8 @@ def _published_column(table: "Table", card: Published, head: LaidColumn) -> str 
 def to_long(table: "Table") -> pd.DataFrame:
     """Return one line per row, metric and set, see `tables.Table.long`."""
     lines = [*_measured_lines(table), *_published_lines(table)]
-    return pd.DataFrame(lines, columns=list(LONG_COLUMNS))
+    frame = pd.DataFrame(lines, columns=list(LONG_COLUMNS))
+    return frame.astype(dict.fromkeys(_WHOLE, "Int64"))
 
 
 def _measured_lines(table: "Table") -> list[dict[str, Any]]:

@@ -217,6 +217,7 @@ def test_the_long_frame_is_tidy():
     assert line["value"] == pytest.approx(0.9)
     assert (line["n"], line["seeds"], line["kind"], line["role"]) == (2, 1, "measured", "set")
     assert line["authentic"] == "zero"
+    assert ",1,2,0," in table.to_csv()  # seeds, n and undefined are whole numbers
     assert pd.isna(line["threshold"])  # AUC has none
     of_f1 = frame[frame["metric"] == "pixel_f1"]
     assert (of_f1["threshold"] == 0.5).all()
