@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparsevit_plugin.cli import probe
 from sparsevit_plugin.cards import card_names
+from sparsevit_plugin.cli import probe
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.cli.models import constructor_text
 from tests.registry import (
