@@ -52,7 +52,9 @@ class Bayar(_bayar.BayerConv):  # type: ignore[name-defined]
         weight = self.BayarConv2D.weight
         with torch.no_grad():
             around = weight * self.bayar_mask
-            constrained = around / around.sum(dim=(2, 3), keepdim=True) + self.bayar_final
+            # Not a division: the sum may be near zero, and upstream's rounding is kept to the bit.
+            scale = around.sum(dim=(2, 3), keepdim=True).pow(-1)
+            constrained = around * scale + self.bayar_final
         if not self.training:
             return F.conv2d(x, constrained, padding=self.BayarConv2D.padding)
         weight.data.copy_(constrained)

@@ -106,7 +106,8 @@ def test_it_equals_upstream_at_equal_weights_in_keys_map_loss_and_gradients(name
     torch.manual_seed(2)
     theirs, mine = upstreams(name), upstreams_way(name)
     assert list(mine.state_dict()) == list(theirs.state_dict())
-    mine.load_state_dict({key: value.clone() for key, value in theirs.state_dict().items()})
+    state = {key: value.clone() for key, value in theirs.state_dict().items()}
+    mine.load_state_dict(state)
     large = family_of(name) in FIXED_AT_512
     if large and name in SAMPLE:
         shorten(mine)
@@ -122,6 +123,9 @@ def test_it_equals_upstream_at_equal_weights_in_keys_map_loss_and_gradients(name
     )
     torch.testing.assert_close(outputs[0]["backward_loss"], outputs[1]["backward_loss"])
     for model in (mine, theirs):
+        # Upstream's Bayar convolution has changed its weights in the pass above.
+        changed = {key: value for key, value in state.items() if "BayarConv2D" in key}
+        model.load_state_dict(changed, strict=False)
         torch.manual_seed(3)  # stochastic depth
         model.train()(**item)["backward_loss"].backward()
     expected = dict(theirs.named_parameters())
