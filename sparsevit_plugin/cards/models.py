@@ -190,7 +190,7 @@ def read_model_card(file: Path) -> ModelCard:
 def _with_inherited(file: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Add what the named card gives and this one does not, and so on upwards."""
     merged = dict(content)
-    for _ in range(_MOST_ANCESTORS):
+    for _ in range(_MOST_ANCESTORS + 1):
         parent = merged.pop("inherits", None)
         if parent is None:
             return merged

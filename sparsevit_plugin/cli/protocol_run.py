@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -59,6 +60,15 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         dest="settings",
         help="set an option of benco train or test for every model, as --set epochs=10; may be "
         "repeated",
+    )
+    group.add_argument(
+        "--trained-on",
+        default="",
+        metavar="TEXT",
+        help="what the ready checkpoints were trained on",
+    )
+    group.add_argument(
+        "--selection", default="", metavar="TEXT", help="how the ready checkpoints were chosen"
     )
     group.add_argument(
         "--tiny",
@@ -156,7 +166,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from sparsevit_plugin.protocol.cost import print_plan
     from sparsevit_plugin.protocol.folder import ProtocolFolder
-    from sparsevit_plugin.protocol.plan import make_plan
+    from sparsevit_plugin.protocol.plan import make_plan, unverified
     from sparsevit_plugin.protocol.runner import Runner
     from sparsevit_plugin.protocol.schema import load_protocol
 
@@ -164,13 +174,28 @@ def run(args: argparse.Namespace) -> int:
     folder = ProtocolFolder(Path(args.runs) / load_protocol(request.protocol).name)
     plan = make_plan(request, folder)
     slots = _slots(args)
+    command = shlex.join(["benco", *sys.argv[1:]])
     if args.probe_steps:
-        Runner(plan, folder, slots[:1], probe_steps=args.probe_steps).run()
+        for job, failure in (
+            Runner(plan, folder, slots[:1], probe_steps=args.probe_steps).run().failed
+        ):
+            print(f"not measured: {job.label}: {failure['reason']} (log {failure['log']})")
+    if args.verify:
+        print(_about_verifying(unverified(plan, folder)))
     if args.dry_run:
         print_plan(plan, folder, keep=args.keep)
         return 0
-    outcome = Runner(plan, folder, slots, keep=args.keep).run()
+    outcome = Runner(plan, folder, slots, keep=args.keep, command=command).run()
     return _report(outcome, folder, args)
+
+
+def _about_verifying(count: int) -> str:
+    if not count:
+        return "verified: every finished cell's data was compared by contents"
+    return (
+        f"not verified: {count} finished cells were made without --verify, so that their data is "
+        "known by names, sizes and times only"
+    )
 
 
 def request_of(args: argparse.Namespace) -> "Request":
@@ -200,6 +225,8 @@ def request_of(args: argparse.Namespace) -> "Request":
         processes=args.processes,
         imports=tuple(args.imports),
         verify=args.verify,
+        trained_on=args.trained_on,
+        selection=args.selection,
     )
 
 
@@ -216,14 +243,15 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def _setting(text: str) -> tuple[str, str]:
     from sparsevit_plugin.harness.option_table import BY_NAME
+    from sparsevit_plugin.protocol.schema import SETTLED
 
     name, equals, value = text.partition("=")
     name = name.strip().lstrip("-").replace("-", "_")
     if not equals or not name:
         raise UserError(f'--set "{text}": expected OPTION=VALUE, as in --set epochs=10')
     option = BY_NAME.get(name)
-    if option is None or not option.in_recipe or name in ("model", "seed", "data_path"):
-        allowed = [o.name for o in BY_NAME.values() if o.in_recipe]
+    if option is None or name in SETTLED:
+        allowed = [known for known in BY_NAME if known not in SETTLED]
         raise UserError(
             f"--set {name}: no option that holds for all models.{suggest(name, allowed)}"
         )
@@ -242,8 +270,8 @@ def _slots(args: argparse.Namespace) -> "list[Slot]":
 def _report(outcome: "Outcome", folder: "ProtocolFolder", args: argparse.Namespace) -> int:
     """Say what came of the run, and how to see it."""
     parts = [f"{len(outcome.done)} rows done now", f"{len(outcome.finished)} were done before"]
-    if outcome.busy:
-        parts.append(f"{len(outcome.busy)} are left to another runner")
+    if outcome.others:
+        parts.append(f"{len(outcome.others)} were done by another runner")
     if outcome.failed:
         parts.append(f"{len(outcome.failed)} failed")
     print("; ".join(parts))

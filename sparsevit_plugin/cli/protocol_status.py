@@ -40,7 +40,8 @@ def _grid(states: list[dict[str, Any]]) -> list[list[str]]:
     rows = [["model", "seed", "training", "sets tested"]]
     for state in states:
         tests = f"{state['tested']} of {state['tests']}"
-        rows.append([state["label"], str(state["seed"]), state["training"], tests])
+        label = f"{state['label']} ({state['group']})" if state["group"] else state["label"]
+        rows.append([label, str(state["seed"]), state["training"], tests])
     return rows
 
 

@@ -54,9 +54,17 @@ class TrainingState:
 
 
 def save_state(state: TrainingState, path: Path) -> None:
-    """Write `state` to `path`, whole or not at all."""
+    """Write `state` to `path`, whole or not at all.
+
+    Raises:
+        UserError: It cannot be written, e.g. because the disk is full.
+    """
     with atomic_path(path) as temporary:
-        torch.save({"schema": STATE_SCHEMA, **vars(state)}, temporary)
+        try:
+            torch.save({"schema": STATE_SCHEMA, **vars(state)}, temporary)
+        except RuntimeError as error:  # what PyTorch makes of a write that failed
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot write {path} (is the disk full?): {reason}") from error
 
 
 def load_state(path: Path) -> TrainingState:

@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
 
+from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import write_text_atomic
 
 LOG_NAME = "metrics.jsonl"
@@ -42,8 +43,11 @@ class TrainingLog:
         write_text_atomic(self._path, "".join(f"{line}\n" for line in kept))
 
     def _append(self, point: dict[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(point) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(point) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror or error}") from error
 
     def losses(
         self, losses: dict[str, float], lr: float, epoch: int, step: int, steps_per_epoch: int

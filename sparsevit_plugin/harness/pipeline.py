@@ -226,6 +226,8 @@ class ModelUnderTest:
         facts: More for the manifest: pretraining, recipe, training data.
         run: Tells weights apart that are not in a checkpoint yet: the hash of their training's
             configuration.
+        identity: What names the manifest, where the caller settles that; empty for a hash over what
+            was tested and how.
     """
 
     name: str
@@ -233,6 +235,7 @@ class ModelUnderTest:
     selection: str = "unknown"
     facts: dict[str, Any] = field(default_factory=dict)
     run: str = ""
+    identity: str = ""
 
 
 class SetEvaluator:
@@ -270,13 +273,13 @@ class SetEvaluator:
         }
         return {
             **identity,
-            "manifest_id": new_manifest_id(identity),
+            "manifest_id": tested.identity or new_manifest_id(identity),
             "checkpoint": tested.checkpoint,
             "selection": tested.selection,
             "threshold": 0.5,
-            **tested.facts,
             "config": cfg.to_dict(),
             **run_facts(self.fabric.device, cfg.precision, self.fabric.world_size),
+            **tested.facts,
         }
 
     def evaluate(
@@ -299,8 +302,7 @@ class SetEvaluator:
         """
         manifest = self.manifest(tested)
         for name, source in sets.items():
-            data = {"fingerprint": fingerprint(source), "path": str(source.path)}
-            if not fresh and self._is_stored(manifest, name, data["fingerprint"]):
+            if not fresh and self._is_stored(manifest, name, fingerprint(source)):
                 self.say(f"{tested.name} on {name}: in the store already, not evaluated again")
                 continue
             dataset = make_dataset(self.cfg, source, training=False)

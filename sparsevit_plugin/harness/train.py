@@ -178,10 +178,13 @@ class Trainer:
         cfg: The configuration of the verb `train`.
         fabric: The launched Fabric.
         data: The sets.
+        identity: What a saved state must carry to be gone on from; the configuration's hash by
+            default.
     """
 
-    def __init__(self, cfg: Config, fabric: Fabric, data: TrainingData) -> None:
+    def __init__(self, cfg: Config, fabric: Fabric, data: TrainingData, identity: str = "") -> None:
         self.cfg = cfg
+        self.identity = identity or cfg.hash()
         self.fabric = fabric
         self.data = data
         self.folder = Path(cfg.output_dir)
@@ -257,10 +260,10 @@ class Trainer:
                 model=self.bare.state_dict(),
                 optimizer={},
                 epoch=cfg.start_epoch,
-                config_hash=cfg.hash(),
+                config_hash=self.identity,
             )
         state = load_state(path)
-        if state.config_hash and state.config_hash != cfg.hash():
+        if state.config_hash and state.config_hash != self.identity:
             raise UserError(
                 f"{path} belongs to a run with other settings (compare {self.folder / RUN_NAME} "
                 "with --print-config): continue it with its own, or choose another --output-dir"
@@ -298,6 +301,7 @@ class Trainer:
             while not self.state.finished:
                 self._train_epoch(interruption)
                 self._end_epoch()
+                self._stop_if_asked(interruption)
         finally:
             interruption.restore()
             self.log.close()
@@ -444,6 +448,10 @@ class Trainer:
     def _save_if_due(self, interruption: Interruption) -> None:
         if self._is_save_due() or interruption.signal:
             self._save()
+        self._stop_if_asked(interruption)
+
+    def _stop_if_asked(self, interruption: Interruption) -> None:
+        """Leave after a save, where a signal asked for it."""
         if interruption.signal:
             self.evaluator.say("stopped by a signal; continue with --resume auto")
             raise SystemExit(128 + interruption.signal)
@@ -597,8 +605,12 @@ def _run_files(folder: Path) -> Iterator[Path]:
         yield from (folder / "results" / part).glob("*")
 
 
-def prepare_training(cfg: Config) -> Trainer:
+def prepare_training(cfg: Config, identity: str = "") -> Trainer:
     """Return a run that is ready to start, or to go on.
+
+    Args:
+        cfg: The configuration.
+        identity: See `Trainer`.
 
     Raises:
         UserError: If the configuration, the data or the output folder cannot be used.
@@ -613,7 +625,7 @@ def prepare_training(cfg: Config) -> Trainer:
         if cfg.overwrite and not cfg.resume:
             clear_folder(Path(cfg.output_dir))
     fabric.barrier()
-    return Trainer(cfg, fabric, data)
+    return Trainer(cfg, fabric, data, identity)
 
 
 def train(cfg: Config) -> Trainer:

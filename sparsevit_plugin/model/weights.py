@@ -221,7 +221,10 @@ def save_safetensors(
         for key, value in state.items()
     }
     with atomic_path(Path(path)) as temporary:
-        safetensors.torch.save_file(copies, temporary, {"format": "pt", **(metadata or {})})
+        try:
+            safetensors.torch.save_file(copies, temporary, {"format": "pt", **(metadata or {})})
+        except safetensors.SafetensorError as error:  # what it makes of a write that failed
+            raise UserError(f"cannot write {path} (is the disk full?): {error}") from error
 
 
 def guess_model(keys: Iterable[str]) -> str | None:

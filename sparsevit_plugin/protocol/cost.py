@@ -6,12 +6,11 @@ from typing import Any, Final
 
 import torch
 
-from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.complexity import cached_count
 from sparsevit_plugin.harness.devices import accelerator_of
-from sparsevit_plugin.harness.manifest import describe_device
 from sparsevit_plugin.harness.progress import Progress
-from sparsevit_plugin.protocol.folder import ProtocolFolder
+from sparsevit_plugin.protocol.folder import ProtocolFolder, timed_device
+from sparsevit_plugin.protocol.keys import backend
 from sparsevit_plugin.protocol.plan import Job, Plan, State, state_of, testing_config
 from sparsevit_plugin.results.render import print_grid
 
@@ -59,9 +58,9 @@ def _seconds(job: Job, kind: str, images: int, timings: Sequence[dict[str, Any]]
     """Scale what images of this model, size and precision took here; None where none were timed."""
     wanted = {
         "kind": kind,
-        "model": job.config.registered,
+        "card": job.config.model,
         "image_size": job.config.image_size,
-        "precision": job.config.precision,
+        **backend(job.config),
     }
     same = [entry for entry in timings if all(entry.get(k) == v for k, v in wanted.items())]
     timed = sum(entry["images"] for entry in same)
@@ -87,7 +86,7 @@ def print_plan(plan: Plan, folder: ProtocolFolder, *, keep: str) -> None:
 
 def _timings_here(plan: Plan, folder: ProtocolFolder) -> list[dict[str, Any]]:
     kind, _ = accelerator_of(plan.request.device)
-    device = describe_device(torch.device(kind))
+    device = timed_device(torch.device(kind))
     processes = plan.request.processes
     return [
         entry
@@ -99,7 +98,7 @@ def _timings_here(plan: Plan, folder: ProtocolFolder) -> list[dict[str, Any]]:
 def _macs(job: Job, folder: ProtocolFolder) -> int | None:
     try:
         return cached_count(testing_config(job.config), folder.complexity).macs
-    except UserError:  # the run will say why the model cannot be built
+    except Exception:  # anybody's constructor may raise anything; the run will say what
         return None
 
 

@@ -16,9 +16,13 @@
 
 import json
 import os
+import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import write_json_atomic
@@ -46,9 +50,21 @@ class ProtocolFolder:
         """Return the file with what a job printed."""
         return self.path / "logs" / f"{job}.log"
 
-    def lock_file(self, job: str) -> Path:
-        """Return the file that is locked while a job runs."""
-        return self.path / "locks" / f"{job}.lock"
+    def lock(self, name: str) -> FileLock:
+        """Return the lock of a job, or of a training; taking it never waits."""
+        folder = self.path / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / f"{name}.lock", timeout=0)
+
+    def is_locked(self, name: str) -> bool:
+        """Say whether some process on this file system has a lock."""
+        if not (self.path / "locks" / f"{name}.lock").exists():
+            return False
+        try:
+            with self.lock(name):
+                return False
+        except (Timeout, OSError):
+            return True
 
     def job_file(self, job: str) -> Path:
         """Return the file that says what a job is to do."""
@@ -75,6 +91,10 @@ class ProtocolFolder:
     def training_record(self, cell: str) -> dict[str, Any] | None:
         """Return what is known of a finished training, None where it is not finished."""
         return _read_json(self.train_folder(cell) / RECORD)
+
+    def forget_training(self, cell: str) -> None:
+        """Note that a training is to be repeated; what is stored of its weights is void then."""
+        (self.train_folder(cell) / RECORD).unlink(missing_ok=True)
 
     def write_training_record(self, cell: str, record: Mapping[str, Any]) -> None:
         """Note that a training is finished; the last file of it that is written."""
@@ -115,7 +135,8 @@ class ProtocolFolder:
 
     def add_timings(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Append to the timings: one line each, in one write, so that writers do not mix."""
-        text = "".join(json.dumps(dict(entry)) + "\n" for entry in entries)
+        # The first line break ends a line that a kill or a full disk has torn.
+        text = "\n" + "".join(json.dumps(dict(entry)) + "\n" for entry in entries)
         path = self.path / "timings.jsonl"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,6 +180,13 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it and run again") from error
     return content if isinstance(content, dict) else None
+
+
+def timed_device(device: torch.device) -> str:
+    """Name a device as timings know it: threads are left out, which jobs at once share."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.machine()}, {os.cpu_count()} processors)"
 
 
 def file_name(text: str) -> str:

@@ -9,6 +9,7 @@ beside the key, because they may be compared in two ways (see `plan.same_data`).
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
@@ -32,7 +33,7 @@ _DIGITS: Final = 16
 # by what they come to, augmentation by its list.
 _OTHERWISE: Final = frozenset(
     {
-        *("model", "data_path", "test_data_path", "limit_images", "checkpoint"),
+        *("model", "data_path", "test_data_path", "checkpoint", "perturbation"),
         *("pretrained_sha256", "precision", "devices", "augmentation", "test_batch_size"),
     }
 )
@@ -44,7 +45,7 @@ _OF_TESTING: Final = (
     "if_predict_label",
     "no_model_eval",
     "evaluators",
-    "perturbation",
+    "limit_images",
     "pair",
     "on_bad_image",
     "compile",
@@ -72,13 +73,16 @@ def backend(cfg: Config) -> dict[str, str]:
     return {"backend": kind, "precision": precision}
 
 
-def training_content(cfg: Config, processes: int) -> dict[str, Any]:
+def training_content(cfg: Config, processes: int, draw: int | None = None) -> dict[str, Any]:
     """Return what makes a training's result beside its data, as JSON can hold it.
 
     Args:
         cfg: The configuration of the verb `train`.
         processes: Processes that train together: they multiply the effective batch.
+        draw: Images drawn from each set per epoch, None where every image is used once.
     """
+    if cfg.select == "last":  # nothing is judged, so how it would be does not matter
+        cfg = replace(cfg, evaluators="exact")
     return {
         "components": COMPONENTS,
         "model": cfg.registered,
@@ -86,6 +90,7 @@ def training_content(cfg: Config, processes: int) -> dict[str, Any]:
         "augmentation": augment.describe(cfg.augmentation)["transforms"],
         "arguments": _arguments(cfg),
         "processes": processes,
+        "draw": draw,
         **backend(cfg),
     }
 
@@ -97,7 +102,7 @@ def without_seed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def testing_content(cfg: Config, weights: str) -> dict[str, Any]:
-    """Return what makes the rows of a set beside its data, as JSON can hold it.
+    """Return what makes the rows of a row beside data and perturbation, as JSON can hold it.
 
     Args:
         cfg: The configuration of the verb `test`.
@@ -108,7 +113,7 @@ def testing_content(cfg: Config, weights: str) -> dict[str, Any]:
         "components": versions,
         "model": cfg.registered,
         "options": _options(cfg, list(_OF_TESTING)),
-        "arguments": {} if weights else _arguments(cfg),
+        "arguments": _arguments(cfg),
         "weights": weights,
         **backend(cfg),
     }

@@ -29,6 +29,9 @@ from sparsevit_plugin.protocol.request import Request, Row, read_rows, row_confi
 from sparsevit_plugin.protocol.schema import Protocol, load_protocol
 
 _SHORT: Final = 8
+CHECKPOINT_SEED: Final = 0
+"""The seed that ready checkpoints are tested with: of the draws of a perturbation."""
+
 WEIGHTS: Final = "best.safetensors"
 
 
@@ -104,10 +107,11 @@ class Job:
     """One row at one seed.
 
     Attributes:
-        name: Names its log, its lock and its failure.
+        name: Names its log, its lock and its failure; another name where anything differs.
         label: The row's name.
         card: The model card's name.
         seed: The training's seed.
+        row: Identity of the row at this seed, which the manifests of its results carry.
         series: Same for the row's other seeds.
         group: Heading of its rows.
         config: The resolved configuration, of `train` or, where nothing is trained, of `test`.
@@ -115,12 +119,14 @@ class Job:
         tests: Its test cells.
         checkpoint: The ready checkpoint.
         weights: Pretraining files by argument.
+        data_prints: Of every set that it reads.
     """
 
     name: str
     label: str
     card: ModelCard
     seed: int
+    row: str
     series: str
     group: str
     config: Config
@@ -128,25 +134,23 @@ class Job:
     tests: tuple[TestCell, ...]
     checkpoint: Path | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
+    data_prints: tuple[Prints, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `status` needs of it, as JSON can hold it."""
         return {
             "name": self.name,
             "label": self.label,
-            "card": self.card.name,
             "seed": self.seed,
-            "series": self.series,
             "group": self.group,
             "train": None if self.train is None else asdict(self.train),
             "tests": [asdict(cell) for cell in self.tests],
-            "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
         }
 
 
 @dataclass(frozen=True)
 class Data:
-    """The sets of a protocol, read once for all jobs.
+    """The sets of a protocol.
 
     Attributes:
         train: Training sets by name.
@@ -174,7 +178,7 @@ class Plan:
         protocol: The protocol.
         request: What was asked for.
         jobs: Every row at every seed.
-        data: The sets.
+        data: The sets, as the first row uses them.
     """
 
     protocol: Protocol
@@ -183,12 +187,15 @@ class Plan:
     data: Data
 
 
-def make_plan(request: Request, folder: ProtocolFolder) -> Plan:
+def make_plan(
+    request: Request, folder: ProtocolFolder, contents: Mapping[str, str] | None = None
+) -> Plan:
     """Resolve a request into jobs; nothing is built or trained.
 
     Args:
         request: What was asked for.
         folder: Knows earlier trainings.
+        contents: Contents' hash by files' hash, of sets that were read already; with `--verify`.
 
     Raises:
         UserError: Anything in it that cannot be run: an unknown name, a wrong card, a missing set
@@ -198,9 +205,9 @@ def make_plan(request: Request, folder: ProtocolFolder) -> Plan:
     rows = read_rows(request)
     resolved = _resolve_all(request, protocol, rows)
     trains = any(row.trains for row, _, _ in resolved)
-    planner = _Planner(request, protocol, _read_data(request, resolved[0][2], trains), folder)
+    planner = _Planner(request, protocol, folder, trains, dict(contents or {}))
     jobs = [planner.job(row, seed, cfg) for row, seed, cfg in resolved]
-    return Plan(protocol, request, tuple(jobs), planner.data)
+    return Plan(protocol, request, tuple(jobs), planner.data(resolved[0][2]))
 
 
 def _resolve_all(
@@ -208,8 +215,8 @@ def _resolve_all(
 ) -> list[tuple[Row, int, Config]]:
     found, mistakes = [], []
     for row in rows:
-        # Another seed changes nothing of what a ready checkpoint answers.
-        seeds = request.seeds if row.checkpoint is None else request.seeds[:1]
+        # A ready checkpoint answers the same whatever the seed.
+        seeds = request.seeds if row.checkpoint is None else (CHECKPOINT_SEED,)
         try:
             found += [(row, seed, row_config(request, protocol, row, seed)) for seed in seeds]
         except UserError as error:
@@ -221,80 +228,101 @@ def _resolve_all(
     return found
 
 
-def _read_data(request: Request, cfg: Config, trains: bool) -> Data:
-    """Read the sets by any row's configuration: what concerns data is the same in all."""
-    path = f"protocol:{request.protocol}"
-    train = read_data_path(cfg, path, "train") if trains else {}
-    tests = {name: each_once(s) for name, s in read_data_path(cfg, path, "test").items()}
-    named = {f"train:{name}": source for name, source in train.items()}
-    named |= {f"test:{name}": source for name, source in tests.items()}
-    prints = {
-        name: Prints(fingerprint(source), content_fingerprint(source) if request.verify else "")
-        for name, source in named.items()
-    }
-    return Data(train, tests, prints)
-
-
 @dataclass(frozen=True)
 class _Planner:
     """What the jobs of a plan have in common."""
 
     request: Request
     protocol: Protocol
-    data: Data
     folder: ProtocolFolder
+    trains: bool
+    contents: dict[str, str]
+    _data: dict[tuple[str, int | None], Data] = field(default_factory=dict)
+
+    def data(self, cfg: Config) -> Data:
+        """Return the sets as a configuration reads them; each way of reading is read once."""
+        way = (cfg.pair, cfg.limit_images)
+        if way not in self._data:
+            self._data[way] = self._read(cfg)
+        return self._data[way]
+
+    def _read(self, cfg: Config) -> Data:
+        path = f"protocol:{self.request.protocol}"
+        train = read_data_path(cfg, path, "train") if self.trains else {}
+        tests = {name: each_once(s) for name, s in read_data_path(cfg, path, "test").items()}
+        named = {f"train:{name}": source for name, source in train.items()}
+        named |= {f"test:{name}": source for name, source in tests.items()}
+        prints = {name: self._prints(source) for name, source in named.items()}
+        return Data(train, tests, prints)
+
+    def _prints(self, source: Source) -> Prints:
+        files = fingerprint(source)
+        if self.request.verify and files not in self.contents:
+            self.contents[files] = content_fingerprint(source)
+        return Prints(files, self.contents.get(files, ""))
 
     def job(self, row: Row, seed: int, cfg: Config) -> Job:
         """Return the job of a row at a seed."""
         train = self._train_cell(row, seed, cfg) if row.trains else None
         weights = sha256_file(row.checkpoint) if row.checkpoint else ""
-        tests = self._test_cells(testing_config(cfg), train.identity if train else weights)
-        cells = digest([train and train.identity, [cell.key for cell in tests]])
+        group = self.request.group_of(row, cfg)
+        test_cfg = testing_config(cfg)
+        content = testing_content(test_cfg, train.identity if train else weights)
+        identity = digest({"label": row.label, "group": group, **content})
+        tests = self._test_cells(test_cfg, identity)
+        prints = [train and train.prints.files, [cell.prints.files for cell in tests]]
+        cells = digest([identity, [cell.key for cell in tests], prints])
         return Job(
             name=f"{file_name(f'{row.label}-s{seed}')}-{cells[:_SHORT]}",
             label=row.label,
             card=row.card,
             seed=seed,
-            series=self._series(row, cfg, train, weights),
-            group=self.request.group,
+            row=identity,
+            series=self._series(row, cfg, group, train, weights),
+            group=group,
             config=cfg,
             train=train,
             tests=tests,
             checkpoint=row.checkpoint,
             weights={name: path.name for name, path in named_weights(cfg).items()},
+            data_prints=tuple(self.data(cfg).prints.values()),
         )
 
-    def _series(self, row: Row, cfg: Config, train: TrainCell | None, weights: str) -> str:
+    def _series(
+        self, row: Row, cfg: Config, group: str, train: TrainCell | None, weights: str
+    ) -> str:
         content = testing_content(testing_config(cfg), weights)
         if train is not None:
-            content = {**training_content(cfg, self.request.processes), "data": train.prints.files}
-        return digest({"label": row.label, "group": self.request.group, **without_seed(content)})
+            content |= {"training": without_seed(self._training(cfg)), "data": train.prints.files}
+        return digest({"label": row.label, "group": group, **without_seed(content)})
+
+    def _training(self, cfg: Config) -> dict[str, Any]:
+        return training_content(cfg, self.request.processes, self.protocol.train.draw)
 
     def _train_cell(self, row: Row, seed: int, cfg: Config) -> TrainCell:
         """Return a training: an earlier one where there is one on the same data, or a new one."""
-        key = digest(training_content(cfg, self.request.processes))
-        sides = ("train:", "test:") if cfg.select == "test" else ("train:",)
-        prints = self.data.joined(*sides)
+        key = digest(self._training(cfg))
+        data = self.data(cfg)
+        prints = data.joined(*(("train:", "test:") if cfg.select == "test" else ("train:",)))
         earlier = next((r for r in self.folder.training_records(key) if prints.same(r)), None)
-        identity = (
-            earlier["identity"] if earlier else digest([key, prints.contents or prints.files])
-        )
+        identity = earlier["identity"] if earlier else digest([key, prints.files])
+        label = earlier["label"] if earlier else row.card.name
         return TrainCell(
             key=key,
             identity=identity,
-            folder=file_name(f"{row.label}-s{seed}-{identity[:_SHORT]}"),
+            folder=file_name(f"{label}-s{seed}-{identity[:_SHORT]}"),
             prints=prints,
-            images=sum(len(source) for source in self.data.train.values()),
+            images=sum(len(source) for source in data.train.values()),
             epochs=cfg.epochs,
         )
 
-    def _test_cells(self, cfg: Config, weights: str) -> tuple[TestCell, ...]:
+    def _test_cells(self, cfg: Config, row: str) -> tuple[TestCell, ...]:
         cells = []
+        data = self.data(cfg)
         for perturbation in self.protocol.test.perturbations:
-            content = testing_content(replace(cfg, perturbation=perturbation), weights)
-            for name, source in self.data.tests.items():
-                key = digest({"set": name, **content})
-                prints = self.data.prints[f"test:{name}"]
+            for name, source in data.tests.items():
+                key = digest([row, name, perturbation])
+                prints = data.prints[f"test:{name}"]
                 cells.append(TestCell(key, name, perturbation, prints, len(source)))
         return tuple(cells)
 
@@ -346,11 +374,28 @@ def state_of(
         finished: From `ProtocolFolder.finished_tests`.
     """
     trained = weights = True
+    made_with = None
     if train is not None:
         record = folder.training_record(train.folder)
         trained = record is not None and record["identity"] == train.identity
         weights = trained and (folder.train_folder(train.folder) / WEIGHTS).is_file()
-    is_done = [any(cell.prints.same(r) for r in finished.get(cell.key, [])) for cell in tests]
-    done = tuple(cell for cell, done in zip(tests, is_done, strict=True) if done)
-    missing = tuple(cell for cell, done in zip(tests, is_done, strict=True) if not done)
-    return State(trained, weights, done, missing)
+        made_with = record["weights_sha256"] if record and trained else ""
+
+    def is_done(cell: TestCell) -> bool:
+        # Rows of weights that a repeated training has replaced are not these weights' rows.
+        same = [r for r in finished.get(cell.key, []) if cell.prints.same(r)]
+        return any(made_with in (None, r.get("weights_sha256")) for r in same)
+
+    done = tuple(cell for cell in tests if is_done(cell))
+    return State(trained, weights, done, tuple(cell for cell in tests if cell not in done))
+
+
+def unverified(plan: Plan, folder: ProtocolFolder) -> int:
+    """Return how many finished test cells have no contents to compare the data with."""
+    finished = folder.finished_tests()
+    count = 0
+    for job in plan.jobs:
+        for cell in state_of(job.train, job.tests, folder, finished).done:
+            records = [r for r in finished[cell.key] if cell.prints.same(r)]
+            count += not any(record.get("contents") for record in records)
+    return count

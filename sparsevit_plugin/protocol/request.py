@@ -2,7 +2,7 @@
 
 import fnmatch
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,9 @@ class Request:
         processes: Processes that train one model together.
         imports: Files or modules that register models.
         verify: Whether data is compared by contents, not by names, sizes and times.
+        trained_on: What ready checkpoints were trained on, in words; empty where unknown.
+        selection: How they were chosen, in words; empty where unknown.
+        labels: The label of a word of `models`, where it was settled among others before.
     """
 
     protocol: str
@@ -89,15 +92,24 @@ class Request:
     processes: int = 1
     imports: tuple[str, ...] = ()
     verify: bool = False
+    trained_on: str = ""
+    selection: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def group(self) -> str:
-        """The heading of this request's rows in a table; empty for each card's own recipe."""
-        words = [f"recipe {self.recipe}"] if self.recipe else []
-        if self.defects == "upstream":
-            words.append("baselines as published, defects included")
+    def group_of(self, row: "Row", cfg: Config) -> str:
+        """Return the heading of a row in a table; empty for a card's own recipe and settings.
+
+        Args:
+            row: The row.
+            cfg: Its configuration.
+        """
+        words = [f"recipe {self.recipe}"] if self.recipe and row.trains else []
+        if self.defects == "upstream" and row.card.mended:
+            words.append("as published, defects included")
         if self.tiny:
             words.append("tiny settings, not a quality claim")
+        elif cfg.limit_images is not None:
+            words.append(f"{cfg.limit_images} images of every set at most")
         return "; ".join(words)
 
 
@@ -109,13 +121,34 @@ def read_rows(request: Request) -> list[Row]:
     """
     register_all()
     import_user(list(request.imports))
-    rows: dict[str, Row] = {}
-    for word in request.models:
-        for row in _rows_of(word):
-            rows.setdefault(row.label, row)
+    rows = [
+        replace(row, label=request.labels.get(word, row.label))
+        for word in request.models
+        for row in _rows_of(word)
+    ]
     if not rows:
         raise UserError("--models names no model: give all, names or NAME@CHECKPOINT")
-    return list(rows.values())
+    return _with_distinct_labels(rows)
+
+
+def _with_distinct_labels(rows: list[Row]) -> list[Row]:
+    """Drop what is named twice; checkpoints of one name are told apart by their folders.
+
+    Raises:
+        UserError: Even these are the same.
+    """
+    unique = list({(row.label, row.checkpoint): row for row in rows}.values())
+    shared = {row.label for row in unique if sum(r.label == row.label for r in unique) > 1}
+    named = [
+        replace(row, label=f"{row.card.name}@{row.checkpoint.parent.name}/{row.checkpoint.stem}")
+        if row.label in shared and row.checkpoint
+        else row
+        for row in unique
+    ]
+    for row in named:
+        if sum(other.label == row.label for other in named) > 1:
+            raise UserError(f"--models: two checkpoints would be called {row.label}: rename one")
+    return named
 
 
 def _rows_of(word: str) -> list[Row]:
@@ -163,6 +196,12 @@ def row_config(request: Request, protocol: Protocol, row: Row, seed: int) -> Con
 
 def row_arguments(request: Request, protocol: Protocol, row: Row, seed: int) -> list[str]:
     """Return the words that `benco train` or `benco test` would take for a row."""
+    chosen = {
+        **protocol.options,
+        **_of_defects(request, row.card),
+        **_of_tiny(request, row),
+        **request.settings,
+    }
     values: dict[str, Any] = {
         "model": row.card.name,
         "name": row.label,
@@ -171,11 +210,8 @@ def row_arguments(request: Request, protocol: Protocol, row: Row, seed: int) -> 
         "data_paths": request.data_paths,
         "device": request.device,
         "precision": request.precision,
-        **_values_of_the_side(request, protocol, row),
-        **protocol.options,
-        **_of_defects(request, row.card),
-        **_of_tiny(request, row.card),
-        **request.settings,
+        **_values_of_the_side(request, protocol, row, str(chosen.get("select", ""))),
+        **chosen,
     }
     verb = "train" if row.trains else "test"
     words = [word for name in request.imports for word in ("--import", name)]
@@ -187,15 +223,18 @@ def row_arguments(request: Request, protocol: Protocol, row: Row, seed: int) -> 
     return words
 
 
-def _values_of_the_side(request: Request, protocol: Protocol, row: Row) -> dict[str, Any]:
+def _values_of_the_side(
+    request: Request, protocol: Protocol, row: Row, select: str
+) -> dict[str, Any]:
+    select = select or protocol.train.select
     path = f"protocol:{request.protocol}"
     if not row.trains:
         checkpoint = str(row.checkpoint) if row.checkpoint else ""
         return {"test_data_path": path, "checkpoint": checkpoint}
     return {
         "data_path": path,
-        "test_data_path": path if protocol.train.select == "test" else "",
-        "select": protocol.train.select,
+        "test_data_path": path if select == "test" else "",
+        "select": select,
         "val_fraction": protocol.train.val_fraction,
         "recipe": request.recipe,
         "weights": request.weights,
@@ -209,12 +248,12 @@ def _of_defects(request: Request, card: ModelCard) -> dict[str, Any]:
     return {mended.argument: mended.upstream for mended in card.mended}
 
 
-def _of_tiny(request: Request, card: ModelCard) -> dict[str, Any]:
+def _of_tiny(request: Request, row: Row) -> dict[str, Any]:
     if not request.tiny:
         return {}
-    smallest = card.smallest
+    smallest = row.card.smallest
     size: dict[str, Any] = {}
-    if smallest is not None:
+    if smallest is not None and row.checkpoint is None:  # its size is settled by its weights
         size = {"image_size": smallest.image_size, **smallest.arguments}
     return {**TINY, **size}
 

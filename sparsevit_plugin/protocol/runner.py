@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from filelock import FileLock
 from rich.console import Console
 
 from sparsevit_plugin.errors import UserError
@@ -32,7 +31,8 @@ POLL_SECONDS: Final = 0.2
 REPORT_SECONDS: Final = 60.0
 """So often a running job's last line is shown."""
 
-_STOP_SECONDS: Final = 30.0  # after SIGTERM a training saves its state
+_STOP_SECONDS: Final = 60.0  # after SIGTERM a training saves its state
+_RETRY_SECONDS: Final = 5.0  # between looks whether another runner's job has ended
 _TAIL_BYTES: Final = 8192
 _ERROR_LINE: Final = re.compile(r"benco: error: (.*)")
 _DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -54,7 +54,10 @@ class Slot:
         """Return this process's environment with what the slot changes."""
         changed = dict(os.environ)
         if self.devices:
-            changed["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.devices))
+            # Numbers count among the GPUs that this process itself may use.
+            own = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+            names = [own[number] if own else str(number) for number in self.devices]
+            changed["CUDA_VISIBLE_DEVICES"] = ",".join(names)
         if self.threads:
             changed["OMP_NUM_THREADS"] = str(self.threads)
         return changed
@@ -92,6 +95,7 @@ class Running:
     slot: Slot
     process: subprocess.Popen[bytes]
     log: IO[bytes]
+    log_start: int
     number: int
     began: float = field(default_factory=time.monotonic)
 
@@ -104,13 +108,13 @@ class Outcome:
         finished: Jobs that had nothing left to do from the start.
         done: Jobs that were finished now.
         failed: Job to its failure.
-        busy: Jobs that another runner has.
+        others: Jobs that another runner finished meanwhile.
     """
 
     finished: list[Job] = field(default_factory=list)
     done: list[Job] = field(default_factory=list)
     failed: list[tuple[Job, dict[str, Any]]] = field(default_factory=list)
-    busy: list[Job] = field(default_factory=list)
+    others: list[Job] = field(default_factory=list)
 
 
 class Runner:
@@ -121,7 +125,8 @@ class Runner:
         folder: The protocol's folder.
         slots: Where jobs run; so many run at once.
         keep: What is kept of finished trainings, see `worker.KEEP`.
-        probe_steps: Only measure so many training steps of each job.
+        probe_steps: Only measure so many training steps of each job that has anything left to do.
+        command: The user's command, for manifests.
     """
 
     def __init__(
@@ -132,16 +137,21 @@ class Runner:
         *,
         keep: str = "best",
         probe_steps: int = 0,
+        command: str = "",
     ) -> None:
         self.plan = plan
         self.folder = folder
         self.free = deque(slots)
         self.keep = keep
         self.probe_steps = probe_steps
+        self.command = command
+        self.waiting: deque[Job] = deque()
+        self.busy: list[Job] = []
+        self.total = 0
         self.running: list[Running] = []
         self.outcome = Outcome()
         self._console = Console(stderr=True, highlight=False)
-        self._reported = time.monotonic()
+        self._reported = self._looked = time.monotonic()
 
     def run(self) -> Outcome:
         """Run what is missing; on an interruption the running jobs are stopped first.
@@ -150,14 +160,15 @@ class Runner:
             UserError: The folder cannot be written.
         """
         is_writable(self.folder.path)
-        note_plan(self.plan, self.folder)
-        waiting = deque(self._missing())
-        total = len(waiting)
+        if not self.probe_steps:
+            note_plan(self.plan, self.folder)
+        self.waiting = deque(self._missing())
+        self.total = len(self.waiting)
         try:
-            while waiting or self.running:
-                while waiting and self.free:
-                    self._start(waiting.popleft(), total - len(waiting), total)
-                self._poll(total)
+            while self.waiting or self.running or self.busy:
+                while self.waiting and self.free:
+                    self._start(self.waiting.popleft())
+                self._poll()
         finally:
             self._stop_all()
         return self.outcome
@@ -165,26 +176,25 @@ class Runner:
     def _missing(self) -> Iterator[Job]:
         finished = self.folder.finished_tests()
         for job in self.plan.jobs:
-            state = state_of(job.train, job.tests, self.folder, finished)
-            if state.finished and not self.probe_steps:
+            if state_of(job.train, job.tests, self.folder, finished).finished:
                 self.outcome.finished.append(job)
-                continue
-            yield job
+            else:
+                yield job
 
-    def _start(self, job: Job, number: int, total: int) -> None:
+    def _start(self, job: Job) -> None:
         slot = self.free.popleft()
+        number = self.plan.jobs.index(job) + 1
         order = order_of(
             job,
             self.plan.request,
             self.folder,
             keep=self.keep,
             probe_steps=self.probe_steps,
+            command=self.command,
         )
         path = self.folder.job_file(job.name)
         write_order(path, order)
-        log_path = self.folder.log_file(job.name)
-        log_path.parent.mkdir(parents=True, exist_ok=True)
-        log = log_path.open("ab")
+        log = self._open_log(job)
         process = subprocess.Popen(  # noqa: S603 - this interpreter and our own module
             _command(path, self.plan.request.processes),
             stdin=subprocess.DEVNULL,
@@ -194,37 +204,65 @@ class Runner:
             start_new_session=True,  # Ctrl-C reaches the runner alone, which stops its jobs
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
-        self.running.append(Running(job, slot, process, log, number))
-        self._say(f"[{number}/{total}] {_title(job)}: started, log {log_path}")
+        run = Running(job, slot, process, log, log.tell(), number)
+        self.running.append(run)
+        self._say(f"{self._title(run)}: started, log {log.name}")
 
-    def _poll(self, total: int) -> None:
+    def _open_log(self, job: Job) -> IO[bytes]:
+        path = self.folder.log_file(job.name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path.open("ab")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+    def _title(self, run: Running) -> str:
+        return f"[{run.number}/{len(self.plan.jobs)}] {_title(run.job)}"
+
+    def _poll(self) -> None:
         time.sleep(POLL_SECONDS)
         for run in list(self.running):
             code = run.process.poll()
             if code is not None:
-                self._end(run, code, total)
-        if time.monotonic() - self._reported >= REPORT_SECONDS:
-            self._reported = time.monotonic()
+                self._end(run, code)
+        now = time.monotonic()
+        if now - self._reported >= REPORT_SECONDS:
+            self._reported = now
             for run in self.running:
-                self._say(f"[{run.number}/{total}] {_title(run.job)}: {_last_line(run)}")
+                self._say(f"{self._title(run)}: {_last_line(run)}")
+        if self.busy and now - self._looked >= _RETRY_SECONDS:
+            self._looked = now
+            self._look_at_busy()
 
-    def _end(self, run: Running, code: int, total: int) -> None:
+    def _look_at_busy(self) -> None:
+        """See whether the jobs that another runner had are finished, or free again."""
+        finished = self.folder.finished_tests()
+        for job in list(self.busy):
+            if state_of(job.train, job.tests, self.folder, finished).finished:
+                self.busy.remove(job)
+                self.outcome.others.append(job)
+                self._say(f"{_title(job)}: finished by another runner")
+            elif not self.folder.is_locked(job.name):
+                self.busy.remove(job)
+                self.waiting.append(job)
+
+    def _end(self, run: Running, code: int) -> None:
         run.log.close()
         self.running.remove(run)
         self.free.append(run.slot)
         seconds = time.monotonic() - run.began
-        start = f"[{run.number}/{total}] {_title(run.job)}"
         if code == 0:
-            self.folder.forget_failure(run.job.name)
             self.outcome.done.append(run.job)
-            self._say(f"{start}: done in {seconds:.0f} s")
+            if not self.probe_steps:
+                self.folder.forget_failure(run.job.name)
+            self._say(f"{self._title(run)}: done in {seconds:.0f} s")
         elif code == BUSY:
-            self.outcome.busy.append(run.job)
-            self._say(f"{start}: left to another runner, which has it")
+            self.busy.append(run.job)
+            self._say(f"{self._title(run)}: another runner has it, waiting for that")
         else:
             failure = self._failure(run, code)
             self.outcome.failed.append((run.job, failure))
-            self._say(f"{start}: FAILED after {seconds:.0f} s: {failure['reason']}")
+            self._say(f"{self._title(run)}: FAILED after {seconds:.0f} s: {failure['reason']}")
 
     def _failure(self, run: Running, code: int) -> dict[str, Any]:
         log = self.folder.log_file(run.job.name)
@@ -233,10 +271,13 @@ class Runner:
             "label": run.job.label,
             "seed": run.job.seed,
             "code": code,
-            "reason": _reason(_tail(log), code),
+            "reason": _reason(_tail(log, run.log_start), code),
             "log": str(log),
         }
-        self.folder.write_failure(run.job.name, failure)
+        try:
+            self.folder.write_failure(run.job.name, failure)
+        except UserError as error:  # a full disk must not stop the jobs that go on
+            self._say(f"benco: warning: {error}")
         return failure
 
     def _stop_all(self) -> None:
@@ -266,9 +307,7 @@ def note_plan(plan: Plan, folder: ProtocolFolder) -> None:
     Raises:
         UserError: The folder cannot be written.
     """
-    lock = folder.lock_file("plan")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    with folder.lock("plan").acquire(timeout=-1):
         before = folder.plan() or {"jobs": []}
         jobs = {(job["label"], job["seed"], job["group"]): job for job in before["jobs"]}
         jobs |= {(job.label, job.seed, job.group): job.to_dict() for job in plan.jobs}
@@ -277,11 +316,8 @@ def note_plan(plan: Plan, folder: ProtocolFolder) -> None:
 
 
 def _command(order: Path, processes: int) -> list[str]:
-    module = ["-m", "sparsevit_plugin", "protocol", "work", str(order)]
-    if processes == 1:
-        return [sys.executable, *module]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return [sys.executable, *launcher, *module]
+    command = [sys.executable, "-m", "sparsevit_plugin", "protocol", "work", str(order)]
+    return command if processes == 1 else [*command, "--processes", str(processes)]
 
 
 def _die_with_parent() -> None:
@@ -293,12 +329,12 @@ def _title(job: Job) -> str:
     return job.label if job.checkpoint else f"{job.label}, seed {job.seed}"
 
 
-def _tail(path: Path) -> list[str]:
-    """Return the last lines of a log that say anything."""
+def _tail(path: Path, start: int) -> list[str]:
+    """Return the last lines behind a position of a log that say anything."""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            file.seek(max(start, file.tell() - _TAIL_BYTES))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return []
@@ -306,7 +342,7 @@ def _tail(path: Path) -> list[str]:
 
 
 def _last_line(run: Running) -> str:
-    lines = _tail(Path(run.log.name))
+    lines = _tail(Path(run.log.name), run.log_start)
     return lines[-1] if lines else "starting"
 
 

@@ -18,6 +18,15 @@ from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness.perturb import parse_perturbation
 from sparsevit_plugin.results.conventions import UNPERTURBED
 
+SETTLED = frozenset(
+    {
+        *("model", "name", "seed", "imports", "recipe", "checkpoint", "weights", "weights_root"),
+        *("data_path", "test_data_path", "data_root", "data_paths", "perturbation"),
+        *("device", "devices", "precision", "output_dir", "log_dir", "overwrite", "resume"),
+    }
+)
+"""Options that the protocol and the command settle themselves."""
+
 Authentic = Literal["exclude", "include", "only"]
 
 
@@ -99,6 +108,14 @@ class Protocol(Strict):
     test: Testing
     published: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("options")
+    @classmethod
+    def _hold_for_every_model(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for name in options:
+            if name in SETTLED:
+                raise ValueError(f"{name} is settled by the command, not by a protocol")
+        return options
 
     def set_names(self) -> list[str]:
         """Return every set that it names, each once, training sets first."""

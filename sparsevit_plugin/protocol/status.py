@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.protocol.folder import ProtocolFolder
 from sparsevit_plugin.protocol.plan import Prints, State, TestCell, TrainCell, state_of
@@ -37,7 +35,7 @@ def _state(
         train = TrainCell(**{**job["train"], "prints": Prints(**job["train"]["prints"])})
     tests = tuple(TestCell(**{**c, "prints": Prints(**c["prints"])}) for c in job["tests"])
     state = state_of(train, tests, folder, finished)
-    running = is_locked(folder, job["name"])
+    running = folder.is_locked(job["name"])
     return {
         "label": job["label"],
         "seed": job["seed"],
@@ -62,15 +60,3 @@ def _training(
     if running:
         return "running"
     return "begun" if begun else "not begun"
-
-
-def is_locked(folder: ProtocolFolder, job: str) -> bool:
-    """Say whether some process on this file system runs a job."""
-    path = folder.lock_file(job)
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except (Timeout, OSError):
-        return True

@@ -2,20 +2,29 @@
 
 import os
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.protocol.plan import Prints, state_of
+from sparsevit_plugin.harness.train import prepare_training
+from sparsevit_plugin.protocol.plan import Prints, state_of, unverified
 from sparsevit_plugin.protocol.worker import order_of, run_order, write_order
+from sparsevit_plugin.results.store import load
 
 
 def run_all(lab, plan, **more):
     """Run a plan's jobs in this process."""
     for job in plan.jobs:
-        path = lab.folder.job_file(job.name)
-        write_order(path, order_of(job, plan.request, lab.folder, **more))
-        assert run_order(path) == 0
+        assert run_one(lab, plan, job, **more) == 0
+
+
+def run_one(lab, plan, job, **more):
+    path = lab.folder.job_file(job.name)
+    write_order(path, order_of(job, plan.request, lab.folder, **more))
+    return run_order(path)
 
 
 def states(lab, plan):
@@ -57,7 +66,8 @@ def test_what_is_done_is_not_planned_again(lab):
         ({"settings": {"lr": "2e-3"}}, (1, 2)),
         ({"settings": {"epochs": "2"}}, (1, 2)),
         ({"settings": {"limit_images": "2"}}, (1, 2)),
-        ({"settings": {"evaluators": "benco"}}, (1, 2)),
+        ({"settings": {"evaluators": "benco"}}, (0, 2)),  # nothing was judged in training
+        ({"settings": {"select": "val"}}, (1, 2)),
         ({"processes": 2}, (1, 2)),
         ({"precision": "bf16-mixed"}, (1, 2)),
         ({"settings": {"num_workers": "2"}}, (0, 0)),
@@ -131,7 +141,7 @@ def test_ready_checkpoints_have_test_cells_only(lab):
     best = next(lab.folder.path.glob("train/*/best.safetensors"))
     ready = lab.root / "official.safetensors"
     shutil.copy(best, ready)
-    plan = lab.plan(models=(f"Plain@{ready}",), seeds=(0, 1))
+    plan = lab.plan(models=(f"Plain@{ready}",), seeds=(0, 1), trained_on="CASIAv2")
     (job,) = plan.jobs
     assert job.label == "Plain@official"
     assert job.train is None
@@ -144,7 +154,11 @@ def test_ready_checkpoints_have_test_cells_only(lab):
     )
     assert manifest["checkpoint"]["file"] == "official.safetensors"
     assert len(manifest["checkpoint"]["sha256"]) == 64
-    assert manifest["training_data"] == "unknown"
+    assert manifest["training_data"] == "CASIAv2"
+    assert missing(lab, models=(f"Plain@{ready}",), seeds=(7,)) == (
+        0,
+        0,
+    )  # seeds mean nothing to it
 
 
 def test_the_prints_of_data_prefer_contents():
@@ -214,3 +228,109 @@ def test_smallest_sizes_and_upstreams_ways_come_from_the_card(lab):
     upstream = lab.plan(defects="upstream").jobs[0]
     assert upstream.config.model_arguments["width"] == 5
     assert "defects included" in upstream.group
+    other = lab.plan(models=("Broken",), defects="upstream").jobs[0]
+    assert other.group == ""  # it has no defect to be left in
+
+
+def test_draws_are_part_of_a_trainings_key(lab):
+    protocol = lab.root / "registry/protocols/lab.yaml"
+    text = protocol.read_text()
+    keys = set()
+    for draw in ("", "  draw: 4\n", "  draw: 8\n"):
+        protocol.write_text(text.replace("train:\n", f"train:\n{draw}"))
+        keys.add(lab.plan().jobs[0].train.key)
+    assert len(keys) == 3
+
+
+def test_a_repeated_training_is_tested_again(lab):
+    run_all(lab, lab.plan())
+    (job,) = lab.plan().jobs
+    before = {path: path.read_bytes() for path in (lab.folder.path / "results/rows").iterdir()}
+    shutil.rmtree(lab.folder.train_folder(job.train.folder))
+    assert missing(lab) == (1, 2)
+    lab.models.write_text(lab.models.read_text().replace("logits = self", "logits = 0.5 + self"))
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sparsevit_plugin",
+            "protocol",
+            "run",
+            *lab.arguments("--seeds", "0"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    after = {path: path.read_bytes() for path in (lab.folder.path / "results/rows").iterdir()}
+    assert before.keys() == after.keys()
+    assert all(before[path] != after[path] for path in before)
+    assert missing(lab) == (0, 0)
+
+
+def test_weights_of_a_training_that_is_being_repeated_are_not_taken_for_finished(lab):
+    run_all(lab, lab.plan())
+    (job,) = lab.plan().jobs
+    lab.folder.forget_training(job.train.folder)  # what a repeated training does first
+    (state,) = states(lab, lab.plan())
+    assert (state.trained, state.must_train, len(state.missing)) == (False, True, 2)
+
+
+def test_a_limited_run_hides_no_full_one(lab):
+    run_all(lab, lab.plan())
+    run_all(lab, lab.plan(settings={"limit_images": "2"}))
+    assert missing(lab) == (0, 0)
+    rows = load(lab.runs / "lab").table("pixel_f1").rows
+    assert [row.group for row in rows] == ["", "2 images of every set at most"]
+
+
+def test_checkpoints_of_one_name_are_told_apart_by_their_folders(lab):
+    run_all(lab, lab.plan())
+    best = next(lab.folder.path.glob("train/*/best.safetensors"))
+    words = []
+    for folder in ("a", "b"):
+        (lab.root / folder).mkdir()
+        shutil.copy(best, lab.root / folder / "best.safetensors")
+        words.append(f"Plain@{lab.root / folder / 'best.safetensors'}")
+    plan = lab.plan(models=tuple(words))
+    assert [job.label for job in plan.jobs] == ["Plain@a/best", "Plain@b/best"]
+    run_all(lab, plan)
+    assert missing(lab, models=tuple(words)) == (0, 0)
+
+
+def test_what_changed_since_it_was_planned_is_not_run(lab):
+    plan = lab.plan()
+    lab.write_card("Plain", "arguments: {width: 5}\n")
+    with pytest.raises(UserError, match="have changed since it was planned"):
+        run_one(lab, plan, plan.jobs[0])
+
+
+def test_selection_on_the_test_sets_needs_no_more_than_asking(lab):
+    job = lab.plan(settings={"select": "test"}).jobs[0]
+    assert job.config.select == "test"
+    assert job.config.test_data_path == "protocol:lab"
+
+
+@pytest.mark.parametrize("name", ["seed", "output_dir", "device"])
+def test_a_protocol_settles_no_option_of_the_command(lab, name):
+    protocol = lab.root / "registry/protocols/lab.yaml"
+    protocol.write_text(f"{protocol.read_text()}options: {{{name}: 1}}\n")
+    with pytest.raises(UserError, match=f"options: {name} is settled by the command"):
+        lab.plan()
+
+
+def test_a_training_goes_on_although_its_test_batch_differs(lab):
+    plan = lab.plan()
+    (job,) = plan.jobs
+    folder = lab.folder.train_folder(job.train.folder)
+    trainer = prepare_training(
+        replace(job.config, output_dir=str(folder), log_dir=str(folder), resume="auto"),
+        identity=job.train.identity,
+    )
+    trainer._save()
+    run_all(lab, lab.plan(settings={"test_batch_size": "1"}))
+    assert missing(lab) == (0, 0)
+
+
+def test_unverified_cells_are_counted(lab):
+    run_all(lab, lab.plan())
+    assert unverified(lab.plan(verify=True), lab.folder) == 2
