@@ -42,7 +42,7 @@ lint: $(STAMP)
 
 test: lint
 	@echo "== tests"
-	$(BIN)/python -m pytest -m "not system and not zoo_full" -n $(PYTEST_WORKERS) --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not system and not zoo_full" -n $(PYTEST_WORKERS) --durations 10
 
 test-system: $(STAMP)
 	@echo "== system tests"
