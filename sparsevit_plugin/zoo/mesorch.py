@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.upstream import import_upstream
 from sparsevit_plugin.zoo.adapter import FollowsDevice, check_side, settle, targets
 from sparsevit_plugin.zoo.offline import offline
@@ -29,12 +30,12 @@ class Mesorch(FollowsDevice, UpstreamMesorch):
 
     Args:
         seg_pretrain_path: SegFormer's MiT-B3; None for random weights.
-        conv_pretrain_path: timm's ConvNeXt-Tiny for ImageNet; None for random weights. Upstream's
-            `conv_pretrain` downloads it instead.
+        conv_pretrain_path: timm's ConvNeXt-Tiny for ImageNet; None for random weights.
+        conv_pretrain: Upstream's switch, which downloads that file; here it must be given.
         image_size: Side of the photographs, a multiple of 32. Upstream's maps are 512 x 512.
 
     Raises:
-        UserError: A file is missing or does not fit.
+        UserError: A file is missing or does not fit, or `conv_pretrain` is given without one.
     """
 
     def __init__(
@@ -42,8 +43,14 @@ class Mesorch(FollowsDevice, UpstreamMesorch):
         *,
         seg_pretrain_path: str = None,  # type: ignore[assignment]  # noqa: RUF013
         conv_pretrain_path: str = None,  # type: ignore[assignment]  # noqa: RUF013
+        conv_pretrain: bool = False,
         image_size: int = 512,
     ) -> None:
+        if conv_pretrain and not conv_pretrain_path:
+            raise UserError(
+                "Mesorch: --conv-pretrain downloads in IMDLBenCo; name the file instead, with "
+                "--conv-pretrain-path, or use --weights card"
+            )
         with offline():
             super().__init__(None, conv_pretrain=False)
         self.image_size = image_size

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.config import resolve
 from sparsevit_plugin.harness.pipeline import pretraining_facts
+from sparsevit_plugin.zoo.mesorch import Mesorch
 from sparsevit_plugin.zoo.pretrained import load_pretrained
 from sparsevit_plugin.zoo.trufor import Trufor
 
@@ -254,3 +255,8 @@ def test_every_argument_of_every_card_takes_none():
         assert arguments
         build(name, **arguments)
     assert smallest("SPAN")[0] == 32
+
+
+def test_upstreams_switch_that_downloads_asks_for_the_file():
+    with pytest.raises(UserError, match="name the file instead, with --conv-pretrain-path"):
+        Mesorch(conv_pretrain=True)
