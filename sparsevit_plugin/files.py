@@ -69,6 +69,26 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def prove_writable(folder: Path, name: str = "") -> None:
+    """Make a folder and prove that it can be written.
+
+    Args:
+        folder: The folder.
+        name: What the user calls it, as "--output-dir"; empty for its path alone.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    probe = folder / f".write-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        shown = f"{name} {folder}".strip()
+        raise UserError(f"{shown} cannot be written: {error.strerror or error}") from error
+
+
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file (UTF-8, line ends as given) whole or not at all.
 

@@ -28,6 +28,9 @@ from pydantic import Field, field_validator, model_validator
 
 from sparsevit_plugin.cards.reading import Strict, find_cards, read_card
 
+Authentic = Literal["include", "exclude", "only"]
+"""Whether a set's authentic images are used: with the tampered ones, not at all, or alone."""
+
 MaskRule = Literal["default", "inverted", "nonzero", "red", "green"]
 """How a mask file says which pixels are tampered; see `harness.mask_rules`."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sparsevit_plugin.errors import UserError, suggest
+from sparsevit_plugin.protocol import KEEP
 
 if TYPE_CHECKING:
     from sparsevit_plugin.protocol.folder import ProtocolFolder
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from sparsevit_plugin.protocol.runner import Outcome, Slot
 
 FAILED: Final = 1
-KEEP: Final = ("all", "best", "none")
 
 _EXAMPLES = """\
 examples:

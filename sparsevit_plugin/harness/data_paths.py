@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final, Literal, cast
 
+from sparsevit_plugin.cards.datasets import Authentic
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.registered_sets import DataRoots, read_registered
@@ -22,7 +23,7 @@ from sparsevit_plugin.harness.sources import (
     read_source,
     thin_out,
 )
-from sparsevit_plugin.protocol.schema import Authentic, Protocol, SetUse, load_protocol
+from sparsevit_plugin.protocol.schema import Protocol, SetUse, load_protocol
 
 Side = Literal["train", "test"]
 

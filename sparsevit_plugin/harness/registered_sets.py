@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from filelock import FileLock
 
 from sparsevit_plugin.cards import DatasetCard, dataset_card_names, load_dataset_card
+from sparsevit_plugin.cards.datasets import Authentic
 from sparsevit_plugin.cards.reading import read_yaml
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness.sources import (
@@ -32,8 +32,6 @@ from sparsevit_plugin.harness.sources import (
     read_source,
     thin_out,
 )
-
-Authentic: TypeAlias = Literal["include", "exclude", "only"]
 
 PATHS_FILE = "paths.yaml"
 LIST_FILE = "list.json"

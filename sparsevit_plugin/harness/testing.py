@@ -9,7 +9,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import sha256_file
+from sparsevit_plugin.files import prove_writable, sha256_file
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.devices import make_fabric
 from sparsevit_plugin.harness.pipeline import (
@@ -20,7 +20,6 @@ from sparsevit_plugin.harness.pipeline import (
     named_weights,
     read_test_sets,
 )
-from sparsevit_plugin.harness.train import prepare_output
 from sparsevit_plugin.model.weights import read_checkpoint
 from sparsevit_plugin.results.store import Store
 
@@ -92,7 +91,7 @@ def evaluate_checkpoints(cfg: Config) -> None:
     checkpoints = checkpoint_files(cfg.checkpoint)
     fabric = make_fabric(cfg.device, cfg.precision)
     if fabric.is_global_zero:
-        prepare_output(Path(cfg.output_dir))
+        prove_writable(Path(cfg.output_dir), "--output-dir")
     fabric.barrier()
     store = Store(Path(cfg.output_dir) / "results")
     chosen: list[Path | None] = [*checkpoints] or [None]

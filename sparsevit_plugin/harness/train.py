@@ -7,7 +7,6 @@ would have.
 
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import sha256_file, write_json_atomic
+from sparsevit_plugin.files import prove_writable, sha256_file, write_json_atomic
 from sparsevit_plugin.harness.checkpoint import (
     RESUME_NAME,
     TrainingState,
@@ -561,21 +560,6 @@ class Trainer:
         self.evaluator.evaluate(self.module, tested, self.data.tests)
 
 
-def prepare_output(folder: Path) -> None:
-    """Make an output folder and prove that it can be written.
-
-    Raises:
-        UserError: If it cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"--output-dir {folder} cannot be written: {error.strerror}") from error
-
-
 def refuse_other_run(cfg: Config) -> None:
     """Refuse an output folder that holds a run which is neither to be continued nor to be replaced.
 
@@ -620,7 +604,7 @@ def prepare_training(cfg: Config, identity: str = "") -> Trainer:
         cfg.device, cfg.precision, find_unused_parameters=cfg.find_unused_parameters
     )
     if fabric.is_global_zero:
-        prepare_output(Path(cfg.output_dir))
+        prove_writable(Path(cfg.output_dir), "--output-dir")
         refuse_other_run(cfg)
         if cfg.overwrite and not cfg.resume:
             clear_folder(Path(cfg.output_dir))

@@ -193,18 +193,3 @@ def file_name(text: str) -> str:
     """Return a text as a file's name: what is not a letter, digit, dot, hyphen or @ becomes `_`."""
     kept = "".join(sign if sign.isalnum() or sign in ".-_@" else "_" for sign in text)
     return kept.strip(".") or "_"
-
-
-def is_writable(folder: Path) -> None:
-    """Prove that a folder can be written.
-
-    Raises:
-        UserError: It cannot.
-    """
-    probe = folder / f".write-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error

@@ -22,8 +22,8 @@ from typing import IO, Any, Final
 from rich.console import Console
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import write_json_atomic
-from sparsevit_plugin.protocol.folder import ProtocolFolder, is_writable
+from sparsevit_plugin.files import prove_writable, write_json_atomic
+from sparsevit_plugin.protocol.folder import ProtocolFolder
 from sparsevit_plugin.protocol.plan import Job, Plan, state_of
 from sparsevit_plugin.protocol.worker import BUSY, order_of, write_order
 
@@ -124,7 +124,7 @@ class Runner:
         plan: The plan.
         folder: The protocol's folder.
         slots: Where jobs run; so many run at once.
-        keep: What is kept of finished trainings, see `worker.KEEP`.
+        keep: What is kept of finished trainings, see `protocol.KEEP`.
         probe_steps: Only measure so many training steps of each job that has anything left to do.
         command: The user's command, for manifests.
     """
@@ -159,7 +159,7 @@ class Runner:
         Raises:
             UserError: The folder cannot be written.
         """
-        is_writable(self.folder.path)
+        prove_writable(self.folder.path)
         if not self.probe_steps:
             note_plan(self.plan, self.folder)
         self.waiting = deque(self._missing())

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from sparsevit_plugin.cards.datasets import Authentic
 from sparsevit_plugin.cards.reading import Strict, find_cards, read_card
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness.perturb import parse_perturbation
@@ -26,8 +27,6 @@ SETTLED = frozenset(
     }
 )
 """Options that the protocol and the command settle themselves."""
-
-Authentic = Literal["exclude", "include", "only"]
 
 
 class SetUse(Strict):

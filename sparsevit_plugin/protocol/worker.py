@@ -53,9 +53,6 @@ from sparsevit_plugin.protocol.request import Request
 BUSY: Final = 75
 """The exit code when another process has the job (EX_TEMPFAIL)."""
 
-KEEP: Final = ("all", "best", "none")
-"""What is kept of a finished training: everything, its best weights, or nothing but its record."""
-
 _NOT_KEPT: Final = {
     "all": (),
     "best": ("resume.pt", "last.safetensors"),
@@ -73,7 +70,7 @@ class Order:
         request: What the user asked for, of this one row and seed.
         name: The job's name, by which the process sees that nothing has changed since.
         contents: Hashes of the data's contents that were made already.
-        keep: One of `KEEP`.
+        keep: One of `protocol.KEEP`.
         probe_steps: Only measure so many training steps; 0 to do the job.
         command: The user's command.
     """
