@@ -80,6 +80,8 @@ class Config:
     perturbation: str
     image_size: int
     fit: str
+    tile: int | None
+    tile_overlap: int | None
     edge_mask_width: int | None
     augmentation: str
     pair: str
@@ -227,6 +229,7 @@ def resolve(
     *,
     recorded: Recorded | None = None,
     common_recipe: bool = False,
+    needs_data: bool = True,
 ) -> Config:
     """Read a command line, and everything it refers to, into a configuration.
 
@@ -239,6 +242,7 @@ def resolve(
             arguments all but the pretraining files, which the checkpoint supersedes.
         common_recipe: The recipe is one for many models: what a model is fed stays as its card has
             it, and arguments that its constructor does not take are left out and reported.
+        needs_data: Whether a command line that names no data is refused.
 
     Raises:
         UserError: Anything that the user can mend: unknown or misspelt flags, values, models,
@@ -266,10 +270,12 @@ def resolve(
     layers = [*layers, _card_layer(model, card)]
     files = weight_files.chosen_files(verb, flags.values, card)
     layers.insert(0, Layer("--weights", "--weights: {}", model_arguments=files))
-    cfg = combine(verb, constructor, flags, layers, recipe)
+    if flags.values.get("tile") is not None:
+        layers.insert(0, Layer("--tile", options={"fit": "grid"}))
+    cfg = combine(verb, constructor, flags, layers, recipe, needs_data=needs_data)
     if card and card.input_for(cfg.model_arguments).fit != layers[-1].options["fit"]:
         layers[-1] = _card_layer(model, card, cfg.model_arguments)
-        cfg = combine(verb, constructor, flags, layers, recipe)
+        cfg = combine(verb, constructor, flags, layers, recipe, needs_data=needs_data)
     ignored = [*cfg.ignored, *left_out]
     return dataclasses.replace(cfg, registered=registered, ignored=ignored)
 
@@ -359,6 +365,8 @@ def combine(
     flags: options.Flags,
     lower: Sequence[Layer],
     recipe: Recipe,
+    *,
+    needs_data: bool = True,
 ) -> Config:
     """Put the layers of the precedence together.
 
@@ -368,6 +376,7 @@ def combine(
         flags: The command line, the highest layer.
         lower: The other layers, highest first; the defaults come after them.
         recipe: The recipe among them, for the record.
+        needs_data: Whether data must be named.
 
     Raises:
         UserError: Unknown flags or constructor arguments, wrong values, or something missing.
@@ -394,7 +403,7 @@ def combine(
         **{name: item.value for name, item in merged.items()},
     )
     if not cfg.print_config:
-        _check_complete(cfg, takes)
+        _check_complete(cfg, takes, needs_data)
     return cfg
 
 
@@ -486,12 +495,12 @@ def _link_options(
     return found
 
 
-def _check_complete(cfg: Config, takes: Mapping[str, Argument]) -> None:
+def _check_complete(cfg: Config, takes: Mapping[str, Argument], needs_data: bool) -> None:
     """Refuse a configuration that lacks what the run cannot do without."""
     needed = ["data_path"] if cfg.verb == "train" else ["test_data_path"]
     if cfg.verb == "train" and cfg.select == "test":
         needed.append("test_data_path")
-    for name in needed:
+    for name in needed if needs_data else ():
         if not getattr(cfg, name):
             raise UserError(f"benco {cfg.verb} needs {written(name)}: a folder or a JSON file")
     if not cfg.fit:

@@ -242,6 +242,28 @@ def _data_options() -> list[Option]:
             choices=("resize", "pad", "grid"),
         ),
         Option(
+            "tile",
+            "int",
+            None,
+            "Side in pixels of overlapping tiles that the model sees a photograph by, for large "
+            "ones in bounded memory; a multiple of 32. Photographs keep their own size then "
+            "(--fit grid), unless --fit says otherwise.",
+            group,
+            verbs=("test",),
+            minimum=32,
+            optional=True,
+        ),
+        Option(
+            "tile_overlap",
+            "int",
+            None,
+            "Pixels that neighbouring tiles share; without it, a quarter of their side.",
+            group,
+            verbs=("test",),
+            minimum=0,
+            optional=True,
+        ),
+        Option(
             "edge_mask_width",
             "int",
             None,

@@ -30,6 +30,7 @@ from sparsevit_plugin.harness.sources import (
     each_once,
     fingerprint,
 )
+from sparsevit_plugin.harness.tiling import tile_facts, tiled
 from sparsevit_plugin.model.weights import load_into
 from sparsevit_plugin.results.store import Store, new_manifest_id
 
@@ -270,6 +271,7 @@ class SetEvaluator:
             "precision": cfg.precision,
             "model_eval": not cfg.no_model_eval,
             "seed": cfg.seed,
+            **tile_facts(cfg),
         }
         return {
             **identity,
@@ -301,6 +303,7 @@ class SetEvaluator:
             facts: More to be kept with the cell of each set, by its name.
         """
         manifest = self.manifest(tested)
+        model = tiled(self.cfg, model)
         for name, source in sets.items():
             if not fresh and self._is_stored(manifest, name, fingerprint(source)):
                 self.say(f"{tested.name} on {name}: in the store already, not evaluated again")

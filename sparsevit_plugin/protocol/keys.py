@@ -19,6 +19,7 @@ from sparsevit_plugin.harness import augment
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.option_table import BY_NAME
 from sparsevit_plugin.harness.pipeline import named_weights
+from sparsevit_plugin.harness.tiling import tile_facts
 
 COMPONENTS: Final = {
     "training": 1,  # loop, sampling, schedule, augmentation, hold-out
@@ -112,7 +113,7 @@ def testing_content(cfg: Config, weights: str) -> dict[str, Any]:
     return {
         "components": versions,
         "model": cfg.registered,
-        "options": _options(cfg, list(_OF_TESTING)),
+        "options": {**_options(cfg, list(_OF_TESTING)), **tile_facts(cfg)},
         "arguments": _arguments(cfg),
         "weights": weights,
         **backend(cfg),
