@@ -8,8 +8,8 @@ Conventions, the same everywhere in this package:
 * A figure whose denominator is 0 is NaN (undefined), never 0 and never 1. What an undefined figure
   counts for is decided where a table is made, not here.
 
-Everything about a map comes from one sort of its values: cumulative counts over the distinct values
-give the confusion matrix at every threshold. The formulas (confusion matrix, F1, IoU, accuracy, the
+Everything about a map comes from one sort of its values: the ranks of the tampered pixels give the
+confusion matrix at every threshold. The formulas (confusion matrix, F1, IoU, accuracy, the
 ROC curve's area with half a point for a tie) are those of scikit-learn's `f1_score`,
 `precision_score`, `recall_score`, `jaccard_score`, `accuracy_score` and `roc_auc_score`; the area
 is computed in its rank form (Mann and Whitney 1947; Hanley and McNeil 1982,
@@ -111,22 +111,73 @@ class ImageMetrics:
 
 @dataclass(frozen=True)
 class _Levels:
-    """Cumulative counts over the distinct values of a map.
+    """The distinct values of a map that a tampered pixel has, ascending: L of them.
+
+    No figure needs the other values: a threshold whose next larger value is authentic alone is
+    beaten by the next one, and an authentic pixel takes part in the area by its rank alone.
 
     Attributes:
-        values: Distinct values, ascending, shape (L,).
-        all_upto: How many pixels have that value or a smaller one, shape (L,).
-        tampered_upto: How many of them are tampered, shape (L,).
+        below: How many pixels have a smaller value, int64, shape (L,).
+        tampered_below: How many of them are tampered, int64, shape (L,).
+        tampered: Tampered pixels of that value, int64, shape (L,).
+        authentic: Authentic pixels of that value, int64, shape (L,).
     """
 
-    values: NDArray[np.floating]
-    all_upto: NDArray[np.int64]
-    tampered_upto: NDArray[np.int64]
+    below: NDArray[np.int64]
+    tampered_below: NDArray[np.int64]
+    tampered: NDArray[np.int64]
+    authentic: NDArray[np.int64]
+
+
+class _Ranking:
+    """The valid pixels of a map, sorted by value and, among equal values, authentic ones first.
+
+    The bits of a float that is not negative are ordered as the float is. With the class as one bit
+    more they make one integer to sort, so that no index has to be carried along; torch sorts such
+    integers by radix, 4 times as fast as numpy's `sort`.
+
+    Args:
+        values: float32 or float64 in [0, 1], shape (N,).
+        tampered: The pixels' classes, bool, shape (N,).
+    """
+
+    def __init__(self, values: NDArray[np.floating], tampered: NDArray[np.bool_]) -> None:
+        self._kind = values.dtype
+        keys = self._keys(values)
+        np.bitwise_or(keys, tampered, out=keys)
+        self.keys: NDArray[np.integer] = torch.sort(torch.from_numpy(keys)).values.numpy()
+        self.tampered_at: NDArray[np.int64] = np.flatnonzero((self.keys & 1).astype(np.bool_))
+
+    def _keys(self, values: NDArray[np.floating]) -> NDArray[np.integer]:
+        """Return the keys of authentic pixels; one more is that of a tampered one."""
+        # The shift drops the sign bit, so -0.0 ties with 0.0.
+        keys: NDArray[np.integer] = values.view(_INTEGERS[self._kind]) << 1
+        return keys
 
     def upto(self, thresholds: NDArray[np.floating]) -> tuple[NDArray, NDArray]:
         """Count all and tampered pixels whose value is at most each threshold."""
-        found = np.searchsorted(self.values, thresholds, side="right")
-        return _with_zero(self.all_upto)[found], _with_zero(self.tampered_upto)[found]
+        inside = np.clip(thresholds, 0, 1).astype(self._kind)
+        upto = np.searchsorted(self.keys, self._keys(inside) + 1, side="right")
+        upto[thresholds < 0] = 0
+        return upto, np.searchsorted(self.tampered_at, upto)
+
+    def value(self, position: int) -> np.floating:
+        """Return the value of the pixel at a position, from 0 on."""
+        found: np.floating = (self.keys[position : position + 1] >> 1).view(self._kind)[0]
+        return found
+
+    def levels(self) -> _Levels:
+        """Count pixels per value."""
+        keys = self.keys[self.tampered_at]
+        # The first tampered pixel of each value; authentic ones of that value stand before it.
+        first = np.flatnonzero(np.append([True][: keys.size], keys[1:] != keys[:-1]))
+        keys, position = keys[first], self.tampered_at[first]
+        # At position 0 this looks at the largest key, which is not smaller.
+        tied = np.flatnonzero(self.keys[position - 1] == keys - 1)
+        authentic = np.zeros(first.size, np.int64)
+        authentic[tied] = position[tied] - np.searchsorted(self.keys, keys[tied] - 1)
+        tampered = np.diff(first, append=self.tampered_at.size)
+        return _Levels(position - authentic, first, tampered, authentic)
 
 
 def pixel_statistics(
@@ -152,13 +203,14 @@ def pixel_statistics(
             mask is not boolean.
     """
     values, tampered = _select(probability, mask, valid)
-    levels = _count_levels(values, tampered)
-    n, positives = values.size, int(np.count_nonzero(tampered))
-    all_upto, tampered_upto = levels.upto(np.asarray([threshold], values.dtype))
+    ranking = _Ranking(values, tampered)
+    levels = ranking.levels()
+    n, positives = values.size, ranking.tampered_at.size
+    all_upto, tampered_upto = ranking.upto(np.asarray([threshold], values.dtype))
     fn, tn = int(tampered_upto[0]), int(all_upto[0] - tampered_upto[0])
     tp, fp = positives - fn, n - positives - tn
-    best_f1, best_threshold = _best_f1(levels)
-    tampered_bins, authentic_bins = _histograms(levels)
+    best_f1, best_threshold = _best_f1(ranking, levels)
+    tampered_bins, authentic_bins = _histograms(ranking)
     return PixelStatistics(
         threshold=float(threshold),
         tp=tp,
@@ -170,7 +222,9 @@ def pixel_statistics(
         recall=_ratio(tp, positives),
         iou=_ratio(tp, tp + fp + fn),
         accuracy=_ratio(tp + tn, n),
-        auc=_auc(*_per_level(levels)),
+        auc=_auc(
+            levels.tampered, levels.authentic, levels.below - levels.tampered_below, n - positives
+        ),
         best_f1=best_f1,
         best_threshold=best_threshold,
         predicted_area=_ratio(tp + fp, n),
@@ -213,7 +267,7 @@ def image_metrics(
         n=labels.size,
         tampered=int(np.count_nonzero(tampered)),
         f1=_ratio(2 * tp, 2 * tp + wrong),
-        auc=_auc(positives, negatives),
+        auc=_auc(positives, negatives, np.cumsum(negatives) - negatives, int(negatives.sum())),
         accuracy=_ratio(labels.size - wrong, labels.size),
     )
 
@@ -311,57 +365,42 @@ def _select(
     return values if inside else values.clip(0, 1), tampered
 
 
-def _count_levels(values: NDArray[np.floating], tampered: NDArray[np.bool_]) -> _Levels:
-    """Count pixels per distinct value with one sort.
-
-    The bits of a float that is not negative are ordered as the float is. With the class as one bit
-    more they make one integer to sort, so that no index has to be carried along; torch sorts such
-    integers by radix, 4 times as fast as numpy's `sort` sorts them on a processor without AVX-512.
-    """
-    integer = _INTEGERS[values.dtype]
-    # The shift drops the sign bit, so -0.0 ties with 0.0.
-    keys = torch.sort(torch.from_numpy((values.view(integer) << 1) | tampered)).values.numpy()
-    sorted_bits = keys >> 1
-    last = np.flatnonzero(np.append(sorted_bits[1:] != sorted_bits[:-1], [True][: keys.size]))
-    tampered_upto = np.cumsum(keys & 1, dtype=np.int64)
-    return _Levels(
-        sorted_bits[last].view(values.dtype), last.astype(np.int64) + 1, tampered_upto[last]
-    )
-
-
-def _per_level(levels: _Levels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how many tampered and how many authentic pixels have each distinct value."""
-    positives = np.diff(levels.tampered_upto, prepend=0)
-    return positives, np.diff(levels.all_upto, prepend=0) - positives
-
-
-def _auc(positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> float:
+def _auc(
+    positives: NDArray[np.int64],
+    ties: NDArray[np.int64],
+    below: NDArray[np.int64],
+    negatives: int,
+) -> float:
     """Return the chance that a positive outranks a negative, ties half, from counts per level.
 
-    Levels ascend. Twice the number of won pairs is a whole number below 2**63 for anything under
-    4e9 pixels.
+    Twice the number of won pairs is a whole number below 2**63 for anything under 4e9 pixels.
+
+    Args:
+        positives: Positives of each level, shape (L,).
+        ties: Negatives of the same level, shape (L,).
+        below: Negatives of lower levels, shape (L,).
+        negatives: All negatives.
     """
-    below = np.cumsum(negatives) - negatives
-    pairs = int(positives.sum()) * int(negatives.sum())
-    return _ratio(int((positives * (2 * below + negatives)).sum()), 2 * pairs)
+    pairs = int(positives.sum()) * negatives
+    return _ratio(int((positives * (2 * below + ties)).sum()), 2 * pairs)
 
 
-def _best_f1(levels: _Levels) -> tuple[float, float]:
+def _best_f1(ranking: _Ranking, levels: _Levels) -> tuple[float, float]:
     """Return the largest F1 over all thresholds and the largest threshold that reaches it."""
-    if levels.values.size == 0 or levels.tampered_upto[-1] == 0:
+    n, positives = ranking.keys.size, ranking.tampered_at.size
+    if not positives:
         return math.nan, math.nan
-    n, positives = levels.all_upto[-1], levels.tampered_upto[-1]
-    hits = positives - _with_zero(levels.tampered_upto)
-    f1 = 2 * hits / (n - _with_zero(levels.all_upto) + positives)
+    f1 = 2 * (positives - levels.tampered_below) / (n - levels.below + positives)
     best = f1.size - 1 - int(np.argmax(f1[::-1]))
-    below_all = np.nextafter(levels.values[0], levels.values.dtype.type(-1))
-    return float(f1[best]), float(levels.values[best - 1] if best else below_all)
+    below = int(levels.below[best])
+    value = ranking.value(max(below - 1, 0))
+    threshold = value if below else np.nextafter(value, value.dtype.type(-1))
+    return float(f1[best]), float(threshold)
 
 
-def _histograms(levels: _Levels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _histograms(ranking: _Ranking) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the counts of tampered and authentic pixels in the bins."""
-    edges = np.arange(1, BINS + 1, dtype=levels.values.dtype) / BINS
-    all_upto, tampered_upto = levels.upto(edges)
+    all_upto, tampered_upto = ranking.upto(np.arange(1, BINS + 1) / BINS)
     tampered = np.diff(tampered_upto, prepend=0)
     return tampered, np.diff(all_upto, prepend=0) - tampered
 
