@@ -109,7 +109,7 @@ def _batch_statistics(
         raise ValueError(
             f"map {tuple(predict.shape)} and mask {tuple(mask.shape)} must both be (B, 1, H, W)"
         )
-    maps, masks = _planes(predict), _planes(mask > 0.5)  # noqa: PLR2004 - a mask holds 0 and 1
+    maps, masks = _planes(predict), _planes(_tampered(mask))
     valid = [None] * len(maps) if shape_mask is None else list(_planes(shape_mask > 0))
     found = []
     for position, (values, tampered, inside) in enumerate(zip(maps, masks, valid, strict=True)):
@@ -118,6 +118,11 @@ def _batch_statistics(
         except ValueError as error:
             raise ValueError(f"image {position} of the batch: {error}") from error
     return found
+
+
+def _tampered(mask: Tensor) -> Tensor:
+    """Return where a mask, boolean or of 0 and 1, calls pixels tampered."""
+    return mask if mask.dtype == torch.bool else mask > 0.5  # noqa: PLR2004 - between 0 and 1
 
 
 def _planes(batch: Tensor) -> np.ndarray:
@@ -314,8 +319,9 @@ def evaluate_batch(
         evaluators: Exact, upstream's, or any of IMDLBenCo's interface (its `column`, else its
             `name`, is the key of its number).
         output: The model's: `pred_mask` (B, 1, H, W) probabilities, `pred_label` (B,) or None.
-        batch: The data set's: `mask` (B, 1, H, W), `shape_mask` of that shape or None, `label` (B,)
-            or None (then an image is tampered when its mask is not empty).
+        batch: The data set's: `mask` (B, 1, H, W), of 0 and 1 or, for exact evaluators, boolean;
+            `shape_mask` of that shape or None; `label` (B,) or None (then an image is tampered when
+            its mask is not empty).
 
     Returns:
         One row fragment per image: sizes, label, score, threshold, every pixel-level number, and
@@ -353,11 +359,13 @@ def evaluate_batch(
 def _facts(output: dict[str, Any], batch: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what is known of each image before it is scored."""
     mask, shape_mask = batch["mask"], batch.get("shape_mask")
-    tampered = mask > 0.5  # noqa: PLR2004 - a mask holds 0 and 1
-    inside = torch.ones_like(tampered) if shape_mask is None else shape_mask > 0
-    pixels = inside.flatten(1).sum(1).tolist()
-    tampered_pixels = (tampered & inside).flatten(1).sum(1).tolist()
-    count = len(pixels)
+    tampered, count = _tampered(mask), len(mask)
+    if shape_mask is None:
+        pixels = [tampered[0].numel()] * count
+    else:
+        inside = shape_mask > 0
+        pixels, tampered = _true_per_image(inside), tampered & inside
+    tampered_pixels = _true_per_image(tampered)
     label, score = batch.get("label"), output.get("pred_label")
     labels = [int(n > 0) for n in tampered_pixels] if label is None else _flat(label, count)
     scores = [None] * count if score is None else _flat(score, count)
@@ -373,6 +381,11 @@ def _facts(output: dict[str, Any], batch: dict[str, Any]) -> list[dict[str, Any]
         }
         for i in range(count)
     ]
+
+
+def _true_per_image(flags: Tensor) -> list[int]:
+    """Count what is true in each image; `count_nonzero` is many times as fast as a sum."""
+    return [int(torch.count_nonzero(image)) for image in flags]
 
 
 def _flat(values: Tensor | Sequence[float], count: int) -> list[Any]:
