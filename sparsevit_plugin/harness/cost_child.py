@@ -1,0 +1,279 @@
+"""The process in which one model is measured; `harness.measured_cost` starts it and asks.
+
+Questions, each a line of JSON with `do`:
+
+- `build`: the words of a `benco test` command, and threads. Answers with what the model runs on.
+- `prepare`: a mode and a batch size. Measures memory, warms up and answers with both.
+- `run`: a number of calls. Answers with the seconds of each.
+"""
+
+import ctypes
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sparsevit_plugin.harness.child_process import serve
+from sparsevit_plugin.harness.complexity import example_inputs
+from sparsevit_plugin.harness.config import resolve
+from sparsevit_plugin.harness.devices import make_fabric
+from sparsevit_plugin.harness.manifest import describe_device
+from sparsevit_plugin.harness.pipeline import build_model
+
+TRAINING: Final = "training"
+
+# Calls before the timed ones: until the last few agree, but no more than so many.
+_AGREEING: Final = 3
+_SPREAD: Final = 0.05
+_MOST_WARM_UP: Final = 10
+
+_KIB: Final = 1024
+_AUTOCAST: Final = {torch.float16: "16-mixed", torch.bfloat16: "bf16-mixed"}
+
+Call = Callable[[], object]
+
+
+class Memory(Protocol):
+    """How much memory is in use on a device."""
+
+    def held(self) -> float:
+        """Return the bytes in use now, NaN where that cannot be told."""
+
+    def of_call(self, call: Call) -> float:
+        """Return by how many bytes a call exceeds what was in use before, at its highest."""
+
+
+class ResidentMemory:
+    """This process's memory on Linux, see proc(5)."""
+
+    _STATUS: Final = Path("/proc/self/status")
+    _RESET: Final = Path("/proc/self/clear_refs")
+
+    @classmethod
+    def is_known(cls) -> bool:
+        """Say whether this system lets a process reset and read its peak."""
+        return os.access(cls._RESET, os.W_OK) and "RssAnon" in cls._STATUS.read_text()
+
+    def held(self) -> float:
+        """Return the resident bytes that no file backs: code and mapped weights do not count."""
+        _give_back()
+        return self._field("RssAnon")
+
+    def of_call(self, call: Call) -> float:
+        """Return the peak of the resident set in a call, above the resident set before it."""
+        _give_back()
+        self._RESET.write_text("5")  # the peak becomes the current resident set
+        before = self._field("VmRSS")
+        call()
+        return self._field("VmHWM") - before
+
+    def _field(self, name: str) -> float:
+        for line in self._STATUS.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key == name:
+                return float(value.split()[0]) * _KIB
+        raise OSError(f"{self._STATUS} has no {name}")
+
+
+class CudaMemory:
+    """What PyTorch's allocator gave out on a GPU; the context and libraries do not count."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def held(self) -> float:
+        """Return the bytes of all live tensors."""
+        gc.collect()
+        torch.cuda.empty_cache()
+        return float(torch.cuda.memory_allocated(self._device))
+
+    def of_call(self, call: Call) -> float:
+        """Return the highest sum of live tensors in a call, above that before it."""
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        call()
+        torch.cuda.synchronize(self._device)
+        return float(torch.cuda.max_memory_allocated(self._device) - before)
+
+
+class UnknownMemory:
+    """Of a device or a system that keeps no peak."""
+
+    def held(self) -> float:
+        """Return NaN."""
+        return float("nan")
+
+    def of_call(self, call: Call) -> float:
+        """Make the call and return NaN."""
+        call()
+        return float("nan")
+
+
+def memory_of(device: torch.device) -> Memory:
+    """Return how memory is measured on a device."""
+    if device.type == "cuda":
+        return CudaMemory(device)
+    if device.type == "cpu" and ResidentMemory.is_known():
+        return ResidentMemory()
+    return UnknownMemory()
+
+
+class Worker:
+    """Answers questions about one model."""
+
+    def __init__(self) -> None:
+        self._call: Call = _nothing
+
+    def answer(self, question: dict[str, Any]) -> Mapping[str, Any]:
+        """Answer one question, see the module."""
+        if question["do"] == "build":
+            return self._build(question["words"], question["threads"])
+        if question["do"] == "prepare":
+            return self._prepare(question["mode"], question["batch_size"])
+        return {"seconds": self._timed(question["calls"])}
+
+    def _build(self, words: list[str], threads: int | None) -> dict[str, Any]:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        cfg = resolve("test", words)
+        self._fabric = make_fabric(cfg.device, cfg.precision)
+        self._device = self._fabric.device
+        self._inputs = example_inputs(cfg)
+        _exercise(self._device)
+        self._memory = memory_of(self._device)
+        self._before = self._memory.held()
+        self._model = build_model(cfg).to(self._device)
+        with self._fabric.autocast():
+            kind = self._device.type
+            autocast = torch.is_autocast_enabled(kind)
+            precision = _AUTOCAST[torch.get_autocast_dtype(kind)] if autocast else "32"
+        return {
+            "device": describe_device(self._device),
+            "threads": torch.get_num_threads(),
+            "precision": precision,
+        }
+
+    def _prepare(self, mode: str, batch_size: int) -> dict[str, Any]:
+        self._call = _nothing  # lets go of the batch before
+        self._model.zero_grad(set_to_none=True)
+        self._model.train(mode == TRAINING)
+        inputs = batch_of(self._inputs, batch_size, self._device)
+        step = self._training_step if mode == TRAINING else self._forward
+        self._call = lambda: step(inputs)
+        self._call()  # what is made once, as plans of convolutions, is made here
+        self._model.zero_grad(set_to_none=True)
+        held = self._memory.held() - self._before - _bytes_of(inputs)
+        in_call = self._memory.of_call(self._call)
+        warm_up, settled = warmed_up(lambda: seconds_of(self._call, self._device))
+        return {
+            "held_bytes": max(held, 0.0),
+            "call_bytes": in_call,
+            "warm_up": warm_up,
+            "settled": settled,
+        }
+
+    def _forward(self, inputs: Mapping[str, Any]) -> None:
+        with torch.no_grad(), self._fabric.autocast():
+            self._model(**inputs)
+
+    def _training_step(self, inputs: Mapping[str, Any]) -> None:
+        """Run forward, loss and backward; no optimiser."""
+        self._model.zero_grad(set_to_none=True)
+        with self._fabric.autocast():
+            loss = self._model(**inputs)["backward_loss"]
+        if loss is None or not loss.requires_grad:
+            raise ValueError("the model has no loss to train by")
+        loss.backward()
+
+    def _timed(self, calls: int) -> list[float]:
+        """Return the seconds of each of some calls, after one that is not timed."""
+        self._call()
+        gc.collect()
+        gc.disable()
+        try:
+            return [seconds_of(self._call, self._device) for _ in range(calls)]
+        finally:
+            gc.enable()
+
+
+def warmed_up(timed: Callable[[], float]) -> tuple[int, bool]:
+    """Call until the last three times lie within 5 % of their median, ten times at most.
+
+    Args:
+        timed: Makes a call and returns its seconds.
+
+    Returns:
+        How many calls that took, and whether they came to agree.
+    """
+    times: list[float] = []
+    while len(times) < _MOST_WARM_UP:
+        times.append(timed())
+        last = times[-_AGREEING:]
+        if len(last) == _AGREEING and max(last) - min(last) <= _SPREAD * statistics.median(last):
+            return len(times), True
+    return len(times), False
+
+
+def seconds_of(call: Call, device: torch.device) -> float:
+    """Return how long a call takes until its results are there.
+
+    On a GPU this is the time between two events of its stream, so that what other programs do on
+    the CPU meanwhile counts only where the GPU waits for it.
+    """
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize(device)
+        return float(start.elapsed_time(end)) / 1e3
+    began = time.perf_counter()
+    call()
+    if device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter() - began
+
+
+def batch_of(inputs: Mapping[str, Any], size: int, device: torch.device) -> dict[str, Any]:
+    """Repeat a batch of one: tensors along their first dimension, lists by their items."""
+
+    def repeated(value: object) -> object:
+        if isinstance(value, Tensor):
+            return value.to(device).repeat(size, *[1] * (value.dim() - 1)) if value.dim() else value
+        return value * size if isinstance(value, list) else value
+
+    return {name: repeated(value) for name, value in inputs.items()}
+
+
+def _bytes_of(inputs: Mapping[str, Any]) -> int:
+    return sum(value.nbytes for value in inputs.values() if isinstance(value, Tensor))
+
+
+def _exercise(device: torch.device) -> None:
+    """Make PyTorch load its libraries and start its threads, which is not the model's doing."""
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.GELU(), nn.Flatten())
+    layers.append(nn.Linear(8 * 62 * 62, 8)).to(device)
+    layers(torch.zeros(2, 3, 64, 64, device=device)).softmax(1).sum().backward()
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, so that what is resident is in use."""
+    gc.collect()
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):  # the GNU C library's; others give back by themselves
+        library.malloc_trim(0)
+
+
+def _nothing() -> None:
+    """Stand in where no call is prepared."""
+
+
+if __name__ == "__main__":
+    serve(Worker().answer)
