@@ -5,8 +5,9 @@ at the photograph's own size against its own mask. Which one a table shows is ch
 is made.
 """
 
+import heapq
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from sparsevit_plugin.harness.evaluators import (
     upstream_evaluators,
 )
 from sparsevit_plugin.harness.progress import Progress
+from sparsevit_plugin.results.packed import PackedRecords
 
 NOT_FOR_THE_MODEL = ("bad", "native_mask", "sample_name", NOTE_KEY)
 """Keys of a batch that are the harness's own."""
@@ -64,8 +66,8 @@ class SetResult:
             done.
     """
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    histograms: list[dict[str, Any]] = field(default_factory=list)
+    rows: PackedRecords = field(default_factory=PackedRecords)
+    histograms: PackedRecords = field(default_factory=PackedRecords)
     bad: list[BadSample] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
@@ -173,13 +175,15 @@ def _score(
     scored = {key: batch.get(key) for key in ("mask", "shape_mask", "label")}
     if settings.evaluators == "benco":
         fragments = evaluate_batch(upstream_evaluators(), output, scored)
-        _collect(batch, fragments, {"score_at": "model", "evaluator": "benco", **pooling}, result)
-        return
-    fragments = evaluate_batch(exact_evaluators(), output, scored)
-    _collect(batch, fragments, {"score_at": "model", "evaluator": "exact", **pooling}, result)
-    if "native_mask" in batch:
+        rows = _keyed(batch, fragments, {"score_at": "model", "evaluator": "benco", **pooling})
+    else:
+        fragments = evaluate_batch(exact_evaluators(), output, scored)
+        rows = _keyed(batch, fragments, {"score_at": "model", "evaluator": "exact", **pooling})
+    if settings.evaluators == "exact" and "native_mask" in batch:
         fragments = _native_fragments(output, batch)
-        _collect(batch, fragments, {"score_at": "image", "evaluator": "exact", **pooling}, result)
+        rows += _keyed(batch, fragments, {"score_at": "image", "evaluator": "exact", **pooling})
+    for row in sorted(rows, key=_order):
+        _collect(row, result)
 
 
 def _as_float(output: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
@@ -233,7 +237,7 @@ def _native_fragments(output: dict[str, Any], batch: dict[str, Any]) -> list[dic
             "pred_label": output["pred_label"][position : position + 1],
         }
         scored = {
-            "mask": mask.reshape(1, 1, *mask.shape[-2:]).float(),
+            "mask": mask.reshape(1, 1, *mask.shape[-2:]).bool(),
             "shape_mask": None,
             "label": batch["label"][position : position + 1],
         }
@@ -241,37 +245,42 @@ def _native_fragments(output: dict[str, Any], batch: dict[str, Any]) -> list[dic
     return fragments
 
 
-def _collect(
-    batch: dict[str, Any],
-    fragments: Iterable[dict[str, Any]],
-    convention: dict[str, str],
-    result: SetResult,
-) -> None:
-    """Add the batch's keys to the evaluators' fragments; histograms go to a table of their own."""
-    for position, fragment in enumerate(fragments):
-        key = {
+def _keyed(
+    batch: dict[str, Any], fragments: Iterable[dict[str, Any]], convention: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Put the batch's keys before the evaluators' fragments."""
+    return [
+        {
             "sample_index": int(batch["sample_index"][position]),
             "sample_name": batch["sample_name"][position],
+            **convention,
+            **fragment,
         }
-        tampered = fragment.pop("tampered_histogram", None)
-        authentic = fragment.pop("authentic_histogram", None)
-        result.rows.append({**key, **convention, **fragment})
-        if tampered is not None:
-            histogram = {"score_at": convention["score_at"], "tampered": tampered}
-            result.histograms.append({**key, **histogram, "authentic": authentic})
+        for position, fragment in enumerate(fragments)
+    ]
+
+
+def _collect(row: dict[str, Any], result: SetResult) -> None:
+    """Add a row; its histograms go to a table of their own."""
+    tampered, authentic = row.pop("tampered_histogram", None), row.pop("authentic_histogram", None)
+    result.rows.append(row)
+    if tampered is not None:
+        key = {name: row[name] for name in ("sample_index", "sample_name", "score_at")}
+        result.histograms.append({**key, "tampered": tampered, "authentic": authentic})
+
+
+def _order(row: Mapping[str, Any]) -> tuple[int, str]:
+    return row["sample_index"], row["score_at"]
 
 
 def _gather(fabric: Fabric, local: SetResult) -> SetResult:
     """Bring the parts of all processes to the main one, in the order of the set."""
     if fabric.world_size == 1:
-        parts: list[SetResult] = [local]
-    else:
-        slots: list[Any] | None = [None] * fabric.world_size if fabric.is_global_zero else None
-        dist.gather_object(local, slots)
-        parts = slots or []
-    rows = [row for part in parts for row in part.rows]
-    histograms = [row for part in parts for row in part.histograms]
-    for table in (rows, histograms):
-        table.sort(key=lambda row: (row["sample_index"], row["score_at"]))
+        return local
+    slots: list[Any] | None = [None] * fabric.world_size if fabric.is_global_zero else None
+    dist.gather_object(local, slots)
+    parts: list[SetResult] = slots or []
+    rows = PackedRecords(heapq.merge(*(part.rows for part in parts), key=_order))
+    histograms = PackedRecords(heapq.merge(*(part.histograms for part in parts), key=_order))
     notes = sum((part.notes for part in parts), Counter[str]())
     return SetResult(rows, histograms, [item for part in parts for item in part.bad], notes)

@@ -1,13 +1,14 @@
 """What training and testing share: from a configuration to a model, to sets, and to stored rows."""
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import pandas as pd
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -336,10 +337,10 @@ class SetEvaluator:
             "dataset": name,
             "epoch": epoch,
         }
-        rows = [
+        rows = (
             {**common, **row, "photos": photos.get(row["sample_name"], [])} for row in result.rows
-        ]
-        histograms = [{**common, **row} for row in result.histograms]
+        )
+        histograms = ({**common, **row} for row in result.histograms)
         of_set = {
             "path": str(source.path),
             "fingerprint": fingerprint(source),
@@ -380,8 +381,8 @@ def load_checkpoint(model: nn.Module, path: Path) -> dict[str, Any]:
     return {"file": path.name, "sha256": sha256_file(path), "load": report.to_dict()}
 
 
-def mean_f1(rows: list[dict[str, Any]]) -> tuple[float, int]:
+def mean_f1(rows: Iterable[Mapping[str, Any]]) -> tuple[float, int]:
     """Return the mean pixel F1 at 0.5 over tampered images at the model's size, and their count."""
-    frame = pd.DataFrame(rows)
-    chosen = frame[(frame["score_at"] == "model") & (frame["tampered_pixels"] > 0)]
-    return float(chosen["f1"].mean()), int(chosen["f1"].notna().sum())
+    of_model = (row for row in rows if row["score_at"] == "model" and row["tampered_pixels"] > 0)
+    defined = [row["f1"] for row in of_model if not math.isnan(row["f1"])]
+    return (float(np.mean(defined)) if defined else math.nan), len(defined)

@@ -19,7 +19,7 @@ import glob
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
@@ -35,6 +35,7 @@ import pyarrow.parquet as pq
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import atomic_path, write_json_atomic
 from sparsevit_plugin.results.conventions import UNPERTURBED
+from sparsevit_plugin.results.packed import chunks
 from sparsevit_plugin.results.schema import (
     HISTOGRAM_COLUMNS,
     ROW_COLUMNS,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from sparsevit_plugin.results.differences import DifferenceTable
     from sparsevit_plugin.results.tables import Table
 
-Records = pd.DataFrame | Sequence[Mapping[str, Any]]
+Records = pd.DataFrame | Iterable[Mapping[str, Any]]
 
 _METADATA = b"sparsevit_plugin"
 _ROW_KEY = ["sample_name", "score_at", "evaluator"]
@@ -186,7 +187,8 @@ class Store:
         Args:
             manifest: What was run; holds at least `manifest_id` and `model`.
             dataset: Name of the image set.
-            rows: One per image and score size. Columns that are missing are null.
+            rows: One per image and score size. Columns that are missing are null. Of an iterator a
+                part is in memory at a time.
             histograms: One per row of the exact evaluators; empty for none. Other columns of a row
                 may stand beside theirs and are left out.
             facts: Of the image set, kept with the cell: `fingerprint`, `path`, `skipped`,
@@ -202,7 +204,8 @@ class Store:
         """
         manifest_id, model = manifest["manifest_id"], manifest["model"]
         known = {"manifest_id": manifest_id, "dataset": dataset, "perturbation": perturbation}
-        table = _as_table(rows, ROW_COLUMNS, {**known, "model": model})
+        tables = _as_tables(rows, ROW_COLUMNS, {**known, "model": model})
+        table = pa.concat_tables([_empty(ROW_COLUMNS), *tables]).unify_dictionaries()
         if not table.num_rows:
             raise UserError(f"{dataset}: no result row to store")
         _refuse_duplicates(table, dataset)
@@ -219,7 +222,7 @@ class Store:
         write_json_atomic(self.folder / "manifests" / f"{manifest_id}.json", stored_manifest)
         path = self.folder / "rows" / f"{stem}.parquet"
         with atomic_path(path) as temporary:
-            _write_parquet(table, temporary, note)
+            _write_parquet([table], ROW_COLUMNS, temporary, note)
         self._remove_old_histograms(stem, note["histograms"])
         return path
 
@@ -269,11 +272,10 @@ class Store:
         self, stem: str, histograms: Records, known: Mapping[str, str]
     ) -> str | None:
         """Write a cell's histograms under a name of their own contents; return the name."""
-        if len(histograms) == 0:
+        tables = _as_tables(histograms, HISTOGRAM_COLUMNS, known, others=ROW_COLUMNS)
+        buffer, note = io.BytesIO(), {**known, "schema_version": SCHEMA_VERSION}
+        if not _write_parquet(tables, HISTOGRAM_COLUMNS, buffer, note):
             return None
-        table = _as_table(histograms, HISTOGRAM_COLUMNS, known, others=ROW_COLUMNS)
-        buffer = io.BytesIO()
-        _write_parquet(table, buffer, {**known, "schema_version": SCHEMA_VERSION})
         contents = buffer.getvalue()
         name = f"{stem}--{hashlib.sha256(contents).hexdigest()[:8]}.parquet"
         with atomic_path(self.folder / "histograms" / name) as temporary:
@@ -358,8 +360,19 @@ def _equal(one: pa.Table, other: pa.Table) -> bool:
     return one.num_rows == other.num_rows and _as_frame(one).equals(_as_frame(other))
 
 
-def _as_table(
+def _as_tables(
     records: Records,
+    columns: tuple[Column, ...],
+    known: Mapping[str, str],
+    others: tuple[Column, ...] = (),
+) -> Iterator[pa.Table]:
+    """Bring records to a schema, a part at a time."""
+    for part in [records] if isinstance(records, pd.DataFrame) else chunks(records):
+        yield _as_table(part, columns, known, others)
+
+
+def _as_table(
+    records: pd.DataFrame | Sequence[Mapping[str, Any]],
     columns: tuple[Column, ...],
     known: Mapping[str, str],
     others: tuple[Column, ...] = (),
@@ -383,7 +396,7 @@ def _as_table(
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _columns(records: Records) -> dict[str, Any]:
+def _columns(records: pd.DataFrame | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if isinstance(records, pd.DataFrame):
         return {str(name): records[name] for name in records.columns}
     names = {name: None for record in records for name in record}
@@ -401,9 +414,21 @@ def _empty(columns: tuple[Column, ...]) -> pa.Table:
     return arrow_schema(columns).empty_table()
 
 
-def _write_parquet(table: pa.Table, target: Path | io.BytesIO, note: Mapping[str, Any]) -> None:
+def _write_parquet(
+    tables: Iterable[pa.Table],
+    columns: tuple[Column, ...],
+    target: Path | io.BytesIO,
+    note: Mapping[str, Any],
+) -> int:
+    """Write tables one behind the other; return how many rows they had."""
     text = json.dumps(note, ensure_ascii=False, default=str).encode()
-    pq.write_table(table.replace_schema_metadata({_METADATA: text}), target, compression="zstd")
+    schema = arrow_schema(columns).with_metadata({_METADATA: text})
+    count = 0
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
+            count += table.num_rows
+    return count
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from sparsevit_plugin.cli.main import main
-from sparsevit_plugin.harness.evaluate import native_map
+from sparsevit_plugin.harness.baselines import AllTampered
+from sparsevit_plugin.harness.devices import make_fabric
+from sparsevit_plugin.harness.evaluate import EvaluationSettings, evaluate_set, native_map
 from sparsevit_plugin.harness.testing import checkpoint_files
 from sparsevit_plugin.results.store import load
 from tests.harness.helpers import TINY, run_train
@@ -232,3 +236,46 @@ def test_a_padded_map_is_cropped_before_it_is_scaled():
     scaled = native_map(probability, shape=(4, 6), size=(8, 12))
     assert scaled.shape == (1, 8, 12)
     assert scaled.eq(1).all()
+
+
+class MadeImages(Dataset):
+    """Items as `build_dataset` gives them, made when asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        mask = torch.zeros(16, 16, dtype=torch.uint8)
+        mask[:4, : 1 + index % 16] = 1
+        return {
+            "image": torch.zeros(3, 16, 16),
+            "mask": mask[None].double(),
+            "native_mask": mask,
+            "shape": torch.tensor([16, 16]),
+            "label": 1,
+            "sample_index": index,
+            "sample_name": f"Tp/{index:06d}.png",
+        }
+
+
+def memory_of_evaluating(count: int) -> int:
+    """Return the bytes that are held after all images of a set are scored."""
+    settings = EvaluationSettings(batch_size=8, num_workers=0)
+    fabric = make_fabric("cpu", "32")
+    tracemalloc.start()
+    try:
+        result = evaluate_set(fabric, AllTampered(), MadeImages(count), settings, label="made")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(result.rows) == len(result.histograms) == 2 * count
+    return held
+
+
+def test_an_image_leaves_few_bytes_behind():
+    memory_of_evaluating(8)  # what is imported or kept once
+    grown = memory_of_evaluating(768) - memory_of_evaluating(256)
+    assert grown / 512 < 1024  # its two rows with four histograms take 10 KB as Python objects

@@ -54,6 +54,16 @@ def test_histograms_are_joined_by_the_rows_key(store):
     assert joined["tampered"].iloc[0][7] == 4
 
 
+def test_records_may_come_one_by_one_and_in_many_parts(store, monkeypatch):
+    monkeypatch.setattr("sparsevit_plugin.results.packed.CHUNK", 2)
+    rows = [counted(f"Tp/{number}", number, 1, 1, 5) for number in range(5)]
+    bins = [histogram(f"Tp/{number}", number) for number in range(5)]
+    store.write(manifest("A"), "casia", iter(rows), iter(bins))
+    found = load(store.folder)
+    assert found.rows["tp"].tolist() == [0, 1, 2, 3, 4]
+    assert [counts[number] for number, counts in enumerate(found.histograms["tampered"])] == [4] * 5
+
+
 def test_a_store_without_histograms_has_an_empty_table_of_them(store):
     store.write(manifest("A"), "casia", ROWS)
     assert load(store.folder).histograms.empty
