@@ -6,10 +6,17 @@ command line is the exception: there each verb registers when it needs models, s
 `benco --help` does not import torch.
 """
 
+import importlib
 import itertools
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsevit_plugin.harness.predict import Localiser, Prediction, predict
+
+__all__ = ["Localiser", "Prediction", "predict"]
 
 
 def _is_own_command_line() -> bool:
@@ -21,6 +28,13 @@ def _is_own_command_line() -> bool:
     modules = [after for word, after in itertools.pairwise(words) if word == "-m"]
     modules += [word[2:] for word in words[1:] if word.startswith("-m")]
     return any(name.split(".")[0] == __name__ for name in modules)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (a module's attribute may be anything)
+    """Import what predicts when it is first asked for: importing the package stays fast."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.harness.predict"), name)
 
 
 if not _is_own_command_line():

@@ -26,12 +26,14 @@ from torch.utils.data import Dataset, default_collate
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.images import BadImage, read_pair
 from sparsevit_plugin.harness.jpeg import BLOCK
-from sparsevit_plugin.harness.sources import BalancedSet, ImageSet, Source
+from sparsevit_plugin.harness.sources import BalancedSet, ImageSet, Sample, Source
 
 Fit: TypeAlias = Literal["resize", "pad", "grid"]
 Key: TypeAlias = int | tuple[int, int]
 Transform: TypeAlias = Callable[..., dict[str, Any]]
 PostFunction: TypeAlias = Callable[[dict[str, Any]], Any]
+Reader: TypeAlias = Callable[[Sample], tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[str, ...]]]
+"""Gives a sample's photograph, mask and notes, as `images.read_pair` does."""
 
 NOTE_KEY = "input_note"
 """Of an item: what a reader of its result must know of how it was fed; empty for nothing."""
@@ -95,6 +97,11 @@ OriginFunction: TypeAlias = Callable[[dict[str, Any], Origin], None]
 """Adds to an item, in place, what it reads from the photograph's file; needs the fit `grid`."""
 
 
+def read_sample(sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8], tuple[str, ...]]:
+    """Read a sample from its files."""
+    return read_pair(sample.image, sample.mask)
+
+
 @dataclass(frozen=True)
 class _Read:
     """A sample as read from its files: what IMDLBenCo's `_get_image` is asked to hand on."""
@@ -141,8 +148,10 @@ class CheckedDataset(AbstractDataset):
         origin_function: OriginFunction | None = None,
         random_crop: bool = False,
         native_mask: bool = False,
+        reader: Reader = read_sample,
     ) -> None:
         self.images = images
+        self.reader = reader
         self.fit = fit
         self.transform = transform
         self.origin_function = origin_function
@@ -198,7 +207,7 @@ class CheckedDataset(AbstractDataset):
 
     def _read(self, index: int) -> _Read:
         sample = self.images.samples[index]
-        image, mask, notes = read_pair(sample.image, sample.mask)
+        image, mask, notes = self.reader(sample)
         if self.edge_width is not None and min(mask.shape) <= self.edge_width:
             raise BadImage(
                 sample.image,
@@ -378,6 +387,7 @@ def build_dataset(
     random_crop: bool = False,
     seed: int = 0,
     native_mask: bool = False,
+    reader: Reader = read_sample,
 ) -> SeededDataset | SeededBalancedDataset:
     """Make the dataset of a source.
 
@@ -395,6 +405,7 @@ def build_dataset(
             of whole photographs.
         seed: Seed of every random draw.
         native_mask: Whether items carry the mask at the photograph's own size.
+        reader: Reads a sample; from its files by default.
 
     Returns:
         A dataset that takes `index` or `(epoch, index)`.
@@ -412,6 +423,7 @@ def build_dataset(
         "origin_function": origin_function,
         "random_crop": random_crop,
         "native_mask": native_mask,
+        "reader": reader,
     }
     if isinstance(source, BalancedSet):
         return SeededBalancedDataset(source, seed, **settings)

@@ -156,7 +156,7 @@ def _score_batch(
     inputs = model_inputs(batch, fabric.device)
     with fabric.autocast():
         output = model(**inputs, if_predcit_label=settings.predict_label)
-    output = _as_float(output, batch)
+    output = maps_and_scores(output, batch)
     try:
         _score(output, batch, settings, result)
     except ValueError as error:
@@ -186,7 +186,7 @@ def _score(
         _collect(row, result)
 
 
-def _as_float(output: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+def maps_and_scores(output: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
     """Return the map (B, 1, H, W) and the image scores (B,) on the CPU in single precision.
 
     The score is the model's own; a model that gives none is scored by the maximum of its map over

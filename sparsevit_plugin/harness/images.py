@@ -34,6 +34,7 @@ NOTE_COLOUR = "other colour model, converted to RGB"
 NOTE_WIDE = "more than 8 bits a sample, scaled to 8"
 NOTE_FRAMES = "several frames or pages, the first one is used"
 NOTE_EXIF_STORED = "EXIF orientation present, pixels used as stored"
+NOTE_EXIF_UPRIGHT = "turned upright by its EXIF orientation"
 NOTE_EXIF_TURNED = "turned by its EXIF orientation, which makes it match its mask"
 
 _EIGHT_BIT = 255
@@ -50,6 +51,7 @@ _EXIF_TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_EXIF_SIDEWAYS = (5, 6, 7, 8)  # of these, height and width change places
 _MODE_NOTES = {
     "1": NOTE_GREY,
     "L": NOTE_GREY,
@@ -215,8 +217,43 @@ def match_orientation(
             f"is {stored[1]} x {stored[0]} pixels but its mask {mask_path} is "
             f"{wanted[1]} x {wanted[0]}: correct the pair, or leave it out of the set",
         )
-    notes = tuple(note for note in photograph.notes if note != NOTE_EXIF_STORED)
-    return replace(photograph, pixels=turned, orientation=1, notes=(*notes, NOTE_EXIF_TURNED))
+    return _turned(photograph, turned, NOTE_EXIF_TURNED)
+
+
+def decode_upright(path: Path | str) -> Photograph:
+    """Read a photograph as `decode_image` does and turn it as viewers show it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The photograph, turned by its EXIF orientation where it has one.
+
+    Raises:
+        BadImage: If the file cannot be read.
+    """
+    photograph = decode_image(path)
+    if photograph.orientation == 1:
+        return photograph
+    return _turned(photograph, _upright(photograph), NOTE_EXIF_UPRIGHT)
+
+
+def upright_size(path: Path | str) -> tuple[int, int]:
+    """Return height and width of what `decode_upright` gives, from the file's header alone.
+
+    Raises:
+        BadImage: If the header cannot be read.
+    """
+    path = Path(path)
+    with _decoder_errors_named(path), Image.open(path) as picture:
+        width, height = picture.size
+        orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
+    return (width, height) if orientation in _EXIF_SIDEWAYS else (height, width)
+
+
+def _turned(photograph: Photograph, pixels: NDArray[np.uint8], note: str) -> Photograph:
+    notes = tuple(other for other in photograph.notes if other != NOTE_EXIF_STORED)
+    return replace(photograph, pixels=pixels, orientation=1, notes=(*notes, note))
 
 
 def decode_image(path: Path | str) -> Photograph:

@@ -22,7 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sparsevit_plugin.harness.images import NOTE_CMYK, NOTE_EXIF_TURNED, BadImage
+from sparsevit_plugin.harness.images import (
+    NOTE_CMYK,
+    NOTE_EXIF_TURNED,
+    NOTE_EXIF_UPRIGHT,
+    BadImage,
+)
 
 BLOCK = 8
 """Side of a JPEG block in pixels."""
@@ -123,6 +128,9 @@ def resave_luma(pixels: NDArray[np.uint8], path: Path, *, quality: int = RESAVED
     return replace(luma, source="resaved")
 
 
+_WITHOUT_OWN_LUMA = frozenset({NOTE_CMYK, NOTE_EXIF_TURNED, NOTE_EXIF_UPRIGHT})
+
+
 def luma_of(path: Path, pixels: NDArray[np.uint8], notes: Sequence[str] = ()) -> Luma:
     """Return the luma of a photograph: its file's own where that has one, else of a re-save.
 
@@ -142,7 +150,7 @@ def luma_of(path: Path, pixels: NDArray[np.uint8], notes: Sequence[str] = ()) ->
         BadImage: The file is a damaged JPEG, or too large to be saved as one.
     """
     luma = None
-    if NOTE_EXIF_TURNED not in notes and NOTE_CMYK not in notes and is_jpeg(path):
+    if _WITHOUT_OWN_LUMA.isdisjoint(notes) and is_jpeg(path):
         luma = read_luma(path)
     if luma is None:
         return resave_luma(pixels, path)

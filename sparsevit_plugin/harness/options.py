@@ -297,7 +297,8 @@ def _epilog(verb: str) -> str:
     return f"{_EPILOG}{ignored}.\n\n{_EXAMPLES[verb]}"
 
 
-def _add_to_help(group: "argparse._ArgumentGroup", option: Option) -> None:
+def add_to_parser(group: "argparse._ArgumentGroup", option: Option) -> None:
+    """Declare an option, with its help, in a parser of argparse's; what is not given is None."""
     text = option.help
     if (
         option.default is not None
@@ -308,10 +309,11 @@ def _add_to_help(group: "argparse._ArgumentGroup", option: Option) -> None:
     text = text.replace("%", "%%")
     if option.kind == "bool":
         action = argparse.BooleanOptionalAction if option.default else "store_true"
-        group.add_argument("--" + option.flag, action=action, help=text)
+        group.add_argument("--" + option.flag, action=action, default=None, help=text)
         return
+    repeated = "append" if option.kind == "strings" else "store"
     metavar = "{" + ",".join(option.choices) + "}" if option.choices else _METAVAR[option.kind]
-    group.add_argument("--" + option.flag, metavar=metavar, help=text)
+    group.add_argument("--" + option.flag, action=repeated, metavar=metavar, help=text)
 
 
 _METAVAR: Final = {"str": "TEXT", "int": "N", "float": "NUMBER", "strings": "FILE|MODULE"}
@@ -348,5 +350,5 @@ def help_text(verb: str) -> str:
         if members:
             group = parser.add_argument_group(title)
             for option in members:
-                _add_to_help(group, option)
+                add_to_parser(group, option)
     return parser.format_help()

@@ -20,7 +20,7 @@ from sparsevit_plugin.files import sha256_file
 from sparsevit_plugin.harness.augment import build_transform, transform_names
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.data_paths import Side, read_data_path
-from sparsevit_plugin.harness.datasets import Fit, build_dataset
+from sparsevit_plugin.harness.datasets import Fit, Reader, build_dataset, read_sample
 from sparsevit_plugin.harness.evaluate import EvaluationSettings, SetResult, evaluate_set
 from sparsevit_plugin.harness.manifest import run_facts
 from sparsevit_plugin.harness.perturb import build_perturbation
@@ -171,7 +171,9 @@ def read_test_sets(cfg: Config) -> dict[str, Source]:
     return {name: each_once(source) for name, source in sets.items()}
 
 
-def make_dataset(cfg: Config, source: Source, *, training: bool) -> Dataset:
+def make_dataset(
+    cfg: Config, source: Source, *, training: bool, reader: Reader = read_sample
+) -> Dataset:
     """Build IMDLBenCo's dataset for a source, with the recipe's augmentation when training.
 
     On the JPEG grid there is no augmentation, see `left_out_transforms`.
@@ -192,6 +194,7 @@ def make_dataset(cfg: Config, source: Source, *, training: bool) -> Dataset:
         random_crop=training,
         seed=cfg.seed,
         native_mask=not training and cfg.evaluators == "exact",
+        reader=reader,
     )
 
 
