@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sparsevit_plugin import registration
+from sparsevit_plugin.backends.choices import INT8, SPELLINGS, TORCH, settle
 from sparsevit_plugin.cards import ModelCard, load_model_card
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness import arguments, options, weight_files
@@ -42,6 +43,9 @@ _RECORDED: Final = (
     "if_predict_label",
     "no_model_eval",
 )
+
+
+_FLAG: Final = "flag"  # the origin of what the command line says
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,9 @@ class Config:
     device: str
     devices: int
     precision: str
+    backend: str
+    calibration_data: str
+    calibration_images: int
     compile: bool
     find_unused_parameters: bool
     output_dir: str
@@ -383,7 +390,7 @@ def combine(
     """
     takes = arguments.read_arguments(constructor)
     given = _parse_other_flags(verb, flags, takes)
-    layers = [Layer("flag", options=flags.values), *lower]
+    layers = [Layer(_FLAG, options=flags.values), *lower]
     merged = _merge_options(layers)
     own = _merge_arguments(takes, given, layers)
     found = _link_options(verb, takes, merged, own)
@@ -402,6 +409,7 @@ def combine(
         recipe_file=recipe,
         **{name: item.value for name, item in merged.items()},
     )
+    cfg = dataclasses.replace(cfg, precision=_precision(cfg))
     if not cfg.print_config:
         _check_complete(cfg, takes, needs_data)
     return cfg
@@ -503,6 +511,7 @@ def _check_complete(cfg: Config, takes: Mapping[str, Argument], needs_data: bool
     for name in needed if needs_data else ():
         if not getattr(cfg, name):
             raise UserError(f"benco {cfg.verb} needs {written(name)}: a folder or a JSON file")
+    _check_precision(cfg)
     if not cfg.fit:
         raise UserError(
             f"{cfg.model} has no card that says how images are fitted to a square; give "
@@ -517,6 +526,23 @@ def _check_complete(cfg: Config, takes: Mapping[str, Argument], needs_data: bool
         raise UserError(
             f"{cfg.model} needs {', '.join(written(name) for name in missing)}: "
             f"arguments of its constructor that have no default{hint}"
+        )
+
+
+def _precision(cfg: Config) -> str:
+    """Return the precision in its own word; a card's or a recipe's is meant for PyTorch."""
+    if cfg.backend != TORCH and cfg.origin["precision"] != _FLAG:
+        return "auto"
+    return SPELLINGS.get(cfg.precision, cfg.precision)
+
+
+def _check_precision(cfg: Config) -> None:
+    """Refuse a precision that the backend of a test, or training, does not have."""
+    if cfg.verb == "test":
+        settle(cfg.backend, cfg.precision, cfg.device)
+    elif cfg.precision in ("bf16", INT8):
+        raise UserError(
+            f"--precision {cfg.precision} is for tests: training has 32, 16-mixed and bf16-mixed"
         )
 
 

@@ -8,6 +8,8 @@ upstream's says why (`deviation`).
 from dataclasses import dataclass
 from typing import Final
 
+from sparsevit_plugin.backends.choices import BACKENDS
+
 VERBS: Final = ("train", "test")
 TRAIN: Final = ("train",)
 
@@ -533,11 +535,38 @@ def _device_options() -> list[Option]:
             "str",
             "auto",
             "Number format; auto is fp16 on CUDA, as upstream, and fp32 elsewhere "
-            "(upstream: --if-not-amp for 32).",
+            "(upstream: --if-not-amp for 32). bf16 and int8 are for tests.",
             group,
             upstream=("if_not_amp",),
             switches=(("if_not_amp", "32"),),
-            choices=("auto", "32", "16-mixed", "bf16-mixed"),
+            choices=("auto", "32", "fp32", "bf16", "int8", "16-mixed", "bf16-mixed"),
+        ),
+        Option(
+            "backend",
+            "str",
+            "torch",
+            "What computes the maps; openvino and onnxruntime are extras and run on the CPU.",
+            group,
+            verbs=("test",),
+            choices=BACKENDS,
+        ),
+        Option(
+            "calibration_data",
+            "str",
+            "",
+            "Photographs, of the training data, that --precision int8 is calibrated on: a data "
+            "path as --data-path.",
+            group,
+            verbs=("test",),
+        ),
+        Option(
+            "calibration_images",
+            "int",
+            64,
+            "How many of them, drawn from all sets together.",
+            group,
+            verbs=("test",),
+            minimum=1,
         ),
         Option("compile", "bool", False, "Compile the model with torch.compile.", group),
         Option(

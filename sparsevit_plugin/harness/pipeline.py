@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import Dataset
 
+from sparsevit_plugin.backends.choices import TORCH, settle
 from sparsevit_plugin.cards import ModelCard, load_model_card
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import sha256_file
@@ -231,6 +232,8 @@ class ModelUnderTest:
         facts: More for the manifest: pretraining, recipe, training data.
         run: Tells weights apart that are not in a checkpoint yet: the hash of their training's
             configuration.
+        computed: What computed the maps, where it was not PyTorch alone: `backend` and what its
+            results depend on.
         identity: What names the manifest, where the caller settles that; empty for a hash over what
             was tested and how.
     """
@@ -240,6 +243,7 @@ class ModelUnderTest:
     selection: str = "unknown"
     facts: dict[str, Any] = field(default_factory=dict)
     run: str = ""
+    computed: dict[str, Any] = field(default_factory=dict)
     identity: str = ""
 
 
@@ -276,8 +280,11 @@ class SetEvaluator:
             "model_eval": not cfg.no_model_eval,
             "seed": cfg.seed,
             **tile_facts(cfg),
+            **tested.computed,
         }
         return {
+            "backend": TORCH,
+            "number_format": settle(cfg.backend, cfg.precision, self.fabric.device.type).precision,
             **identity,
             "manifest_id": tested.identity or new_manifest_id(identity),
             "checkpoint": tested.checkpoint,

@@ -8,10 +8,10 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
+from sparsevit_plugin.backends.from_config import backend_facts, fabric_for, predictor_for
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import prove_writable, sha256_file
 from sparsevit_plugin.harness.config import Config
-from sparsevit_plugin.harness.devices import make_fabric
 from sparsevit_plugin.harness.pipeline import (
     ModelUnderTest,
     SetEvaluator,
@@ -89,7 +89,7 @@ def evaluate_checkpoints(cfg: Config) -> None:
     """
     sets = read_test_sets(cfg)
     checkpoints = checkpoint_files(cfg.checkpoint)
-    fabric = make_fabric(cfg.device, cfg.precision)
+    fabric = fabric_for(cfg)
     if fabric.is_global_zero:
         prove_writable(Path(cfg.output_dir), "--output-dir")
     fabric.barrier()
@@ -117,9 +117,9 @@ def _test_one(
             selection=metadata.get("selection", "unknown"),
             facts=checkpoint_facts(metadata),
         )
-    SetEvaluator(cfg, fabric, store).evaluate(
-        fabric.to_device(model), tested, sets, fresh=cfg.overwrite
-    )
+    tested.computed = backend_facts(cfg)
+    predictor = predictor_for(cfg, model, path, fabric.device)
+    SetEvaluator(cfg, fabric, store).evaluate(predictor, tested, sets, fresh=cfg.overwrite)
 
 
 def checkpoint_facts(metadata: dict[str, str]) -> dict[str, Any]:

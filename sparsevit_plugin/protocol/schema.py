@@ -24,6 +24,7 @@ SETTLED = frozenset(
         *("model", "name", "seed", "imports", "recipe", "checkpoint", "weights", "weights_root"),
         *("data_path", "test_data_path", "data_root", "data_paths", "perturbation"),
         *("device", "devices", "precision", "output_dir", "log_dir", "overwrite", "resume"),
+        *("backend", "calibration_data", "calibration_images"),  # a protocol computes with PyTorch
     }
 )
 """Options that the protocol and the command settle themselves."""

@@ -19,6 +19,7 @@ from filelock import Timeout
 from lightning_fabric import Fabric
 from torch import nn
 
+from sparsevit_plugin.backends.from_config import predictor_for
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import sha256_file, write_json_atomic
 from sparsevit_plugin.harness.complexity import cached_count
@@ -205,7 +206,7 @@ class JobRun:
     def _test(self, fabric: Fabric, missing: tuple[TestCell, ...], facts: dict[str, Any]) -> None:
         cfg = testing_config(self.cfg)
         model, tested = self._model_under_test(cfg, facts)
-        model = fabric.to_device(model)
+        model = predictor_for(cfg, model, None, fabric.device)
         for perturbation in dict.fromkeys(cell.perturbation for cell in missing):
             cells = {cell.set: cell for cell in missing if cell.perturbation == perturbation}
             perturbed = replace(cfg, perturbation=perturbation)

@@ -13,6 +13,12 @@ EVALUATORS = ("exact", "benco")
 UNPERTURBED = "none"
 """The perturbation of a set as it is."""
 
+EXTERNAL = "external maps"
+"""A manifest's `kind` where the maps were made by something else than this package."""
+
+DEFAULT_BACKEND = "torch"
+"""What computed the maps of a manifest that does not say it."""
+
 FORMATS = ("terminal", "markdown", "csv", "html", "latex")
 
 CELLS = ("columns", "joined")

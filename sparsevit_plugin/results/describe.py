@@ -8,11 +8,11 @@ import pandas as pd
 
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.results.aggregate import Conventions, threshold_of
-from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
+from sparsevit_plugin.results.conventions import EXTERNAL, METRICS, UNPERTURBED
 from sparsevit_plugin.results.layout import BETTER, SAME, WORSE
 from sparsevit_plugin.results.paired import MIXED, Paired
 from sparsevit_plugin.results.published import Published
-from sparsevit_plugin.results.rows import EXTERNAL, TableRow
+from sparsevit_plugin.results.rows import TableRow, computed_by
 from sparsevit_plugin.results.seeds import AVERAGE, Figures
 from sparsevit_plugin.results.store import Cell, Results
 
@@ -70,15 +70,22 @@ def row_labels(results: Results, rows: pd.DataFrame) -> dict[str, str]:
     )
     labels: dict[str, str] = {}
     for row in order:
-        same_name = [other for other in order if other.model == row.model]
+        names = {other: _named(other, manifests) for other in order}
+        same_name = [other for other in order if names[other] == names[row]]
         same_file = [other for other in same_name if other.checkpoint == row.checkpoint]
-        label = row.model
+        label = names[row]
         if len(same_file) < len(same_name) and row.checkpoint not in ("", "nan", "None"):
             label += f" {row.checkpoint[:_SHORT]}"
         if len(same_file) > 1:
             label += f" ({row.manifest_id[:_SHORT]})"
         labels[row.manifest_id] = label
     return labels
+
+
+def _named(row: _Identity, manifests: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the model's name with what computed its maps, where that is not PyTorch."""
+    computed = computed_by(manifests.get(row.manifest_id, {}))
+    return f"{row.model} ({computed})" if computed else row.model
 
 
 def choose_models(
@@ -440,12 +447,30 @@ def row_notes(row: TableRow, rows: Sequence[TableRow], cells: Sequence[Cell]) ->
         rows: All rows of the table.
         cells: All cells of the table.
     """
-    notes = [note for member in row.members for note in _weights_notes(member.manifest)]
+    notes = [
+        note
+        for member in row.members
+        for note in (*_computed_notes(member.manifest), *_weights_notes(member.manifest))
+    ]
     notes += _not_joined(row, rows)
     notes += [
         note for cell in cells if cell.manifest_id in row.manifest_ids for note in _data_notes(cell)
     ]
     return list(dict.fromkeys(notes))
+
+
+def _computed_notes(manifest: Mapping[str, Any]) -> list[str]:
+    """Say how maps were computed that PyTorch did not compute."""
+    computed = computed_by(manifest)
+    if not computed:
+        return []
+    words = [f"computed by {computed}"]
+    calibration = manifest.get("calibration")
+    if calibration:
+        sets = ", ".join(calibration["sets"])
+        words.append(f"calibrated on {calibration['images']} photographs of {sets}")
+        words.append(f"the rest in {manifest['floats']}")
+    return [", ".join(words)]
 
 
 def _weights_notes(manifest: Mapping[str, Any]) -> list[str]:

@@ -14,11 +14,10 @@ import pandas as pd
 
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.results.aggregate import Codes
+from sparsevit_plugin.results.conventions import DEFAULT_BACKEND, EXTERNAL
 from sparsevit_plugin.results.store import Results
 
 _SHORT = 8
-EXTERNAL = "external maps"
-"""The manifest's `kind` where the maps were made by something else than this package."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,27 @@ class TableRow:
         return next((found for found in known if found), {})
 
     @property
+    def computed(self) -> str:
+        """What computed its maps, as "openvino int8"; empty for PyTorch's usual precisions."""
+        return computed_by(self.members[0].manifest)
+
+    @property
     def is_external(self) -> bool:
         """Whether its maps were made by something else than this package."""
         return any(member.manifest.get("kind") == EXTERNAL for member in self.members)
+
+
+def computed_by(manifest: Mapping[str, Any]) -> str:
+    """Name the backend and precision that a row is told apart by; empty for PyTorch's usual ones.
+
+    Args:
+        manifest: What was run.
+    """
+    backend = str(manifest.get("backend", DEFAULT_BACKEND))
+    precision = str(manifest.get("number_format", ""))
+    if backend == DEFAULT_BACKEND and precision != "bf16":
+        return ""
+    return f"{backend} {precision}".strip()
 
 
 def find_rows(results: Results, rows: pd.DataFrame, codes: Codes) -> list[TableRow]:
@@ -131,7 +148,8 @@ def _labelled(rows: Sequence[TableRow]) -> list[TableRow]:
     """Name rows so that no two of a group, and no two of the table, are called the same."""
     found = []
     for row in rows:
-        name = row.model + _what_differs(row, rows)
+        computed = f" ({row.computed})" if row.computed else ""
+        name = row.model + computed + _what_differs(row, rows)
         found.append(replace(row, label=name, name=name))
     names = [row.name for row in found]
     return [
@@ -142,13 +160,13 @@ def _labelled(rows: Sequence[TableRow]) -> list[TableRow]:
     ]
 
 
+def _place(row: TableRow) -> tuple[str, str, str]:
+    return row.model, row.group, row.computed
+
+
 def _what_differs(row: TableRow, rows: Sequence[TableRow]) -> str:
-    """Return what tells a row from others of its model and group: a hash, an id, or nothing."""
-    others = [
-        other
-        for other in rows
-        if other is not row and (other.model, other.group) == (row.model, row.group)
-    ]
+    """Return what tells a row from others of its place: a hash, an id, or nothing."""
+    others = [other for other in rows if other is not row and _place(other) == _place(row)]
     if not others:
         return ""
     first = row.members[0]

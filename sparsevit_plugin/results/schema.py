@@ -20,6 +20,8 @@ series          the same for manifests that differ in nothing but the seed, see
 group           heading of the rows that belong together, as "recipe sparsevit-paper"; may be empty
 kind            "measured", or "external maps" for maps that were made elsewhere
 complexity      `{"parameters", "macs", "counter", "image_size"}`, see `harness.complexity`
+backend         what computed the maps; absent: torch, but for external maps
+number_format   of that computation; absent: what `precision` says
 training_data   name to fingerprint of each training set, or "unknown"
 =============== ==================================================================================
 
@@ -61,6 +63,8 @@ ROW_COLUMNS = (
     Column("evaluator", _NAME, "exact, or benco for IMDLBenCo's own evaluators"),
     Column("model", _NAME, "name of the model in tables"),
     Column("checkpoint", _NAME, "start of the checkpoint's SHA-256; empty without one"),
+    Column("backend", _NAME, "what computed the map: torch, openvino, ...; null for external maps"),
+    Column("number_format", _NAME, "of that computation: 32, bf16, int8, ...; null when unknown"),
     Column("epoch", _INT, "epoch of the checkpoint; null when unknown"),
     Column("photos", pa.list_(_TEXT), "source photographs, base first; empty when unknown"),
     Column("height", _INT, "of the scored map, pixels"),

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import atomic_path, write_json_atomic
-from sparsevit_plugin.results.conventions import UNPERTURBED
+from sparsevit_plugin.results.conventions import DEFAULT_BACKEND, EXTERNAL, UNPERTURBED
 from sparsevit_plugin.results.packed import chunks
 from sparsevit_plugin.results.schema import (
     HISTOGRAM_COLUMNS,
@@ -363,7 +363,7 @@ def _equal(one: pa.Table, other: pa.Table) -> bool:
 def _as_tables(
     records: Records,
     columns: tuple[Column, ...],
-    known: Mapping[str, str],
+    known: Mapping[str, str | None],
     others: tuple[Column, ...] = (),
 ) -> Iterator[pa.Table]:
     """Bring records to a schema, a part at a time."""
@@ -374,7 +374,7 @@ def _as_tables(
 def _as_table(
     records: pd.DataFrame | Sequence[Mapping[str, Any]],
     columns: tuple[Column, ...],
-    known: Mapping[str, str],
+    known: Mapping[str, str | None],
     others: tuple[Column, ...] = (),
 ) -> pa.Table:
     """Bring records to a schema; `known` are the columns that are the same in every record."""
@@ -462,7 +462,7 @@ def _read(path: Path, columns: tuple[Column, ...]) -> tuple[pa.Table, dict[str, 
         arrays = [
             table[name].cast(kind)
             if name in table.column_names
-            else _absent(name, kind, len(table))
+            else _absent(name, kind, len(table), note)
             for name, kind in zip(schema.names, schema.types, strict=True)
         ]
     except (OSError, pa.ArrowException) as error:
@@ -470,11 +470,26 @@ def _read(path: Path, columns: tuple[Column, ...]) -> tuple[pa.Table, dict[str, 
     return pa.Table.from_arrays(arrays, schema=schema), note
 
 
-def _absent(name: str, kind: pa.DataType, count: int) -> pa.Array:
-    """Return a column that an older schema did not have: before schema 2 nothing was perturbed."""
-    if name == "perturbation":
-        return pa.array([UNPERTURBED] * count, pa.string()).cast(kind)
-    return pa.nulls(count, kind)
+def _absent(name: str, kind: pa.DataType, count: int, note: Mapping[str, Any]) -> pa.Array:
+    """Return a column that an older schema did not have.
+
+    Before schema 2 nothing was perturbed. What computed the maps is in the manifest.
+    """
+    known = {"perturbation": UNPERTURBED, **_computed(note.get("manifest", {}))}
+    if known.get(name) is None:
+        return pa.nulls(count, kind)
+    return pa.array([known[name]] * count, pa.string()).cast(kind)
+
+
+def _computed(manifest: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the columns that say what computed a manifest's maps; external ones are unknown."""
+    if manifest.get("kind") == EXTERNAL:
+        return {"backend": None, "number_format": None}
+    precision = manifest.get("number_format", manifest.get("precision"))
+    return {
+        "backend": str(manifest.get("backend", DEFAULT_BACKEND)),
+        "number_format": None if precision is None else str(precision),
+    }
 
 
 def _as_frame(table: pa.Table) -> pd.DataFrame:
