@@ -6,8 +6,7 @@ Parameter-Efficient Image Manipulation Localization through Spare-Coding Transfo
 
 With strides `(sh, sw)` token (i, j) of an H x W grid attends to token (k, l) if and only if
 `k % sh == i % sh` and `l % sw == j % sw`: sh * sw groups, strided over the grid and not local to a
-window. A grid is a tensor of shape B x H x W x C; a group is a row of the B * sh * sw rows that
-`partition` makes.
+window. A grid is a tensor of shape B x H x W x C; `split_heads` makes B * sh * sw groups of it.
 """
 
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsevit_plugin.model.choices import check_choice
+from sparsevit_plugin.model.kernels import attend, linear
 
 SPARSITIES = ("rate", "group")
 
@@ -61,37 +61,44 @@ class Spacing:
         return -(-side // group_side)
 
 
-def partition(grid: Tensor, stride: Stride) -> Tensor:
-    """Gather the groups of a grid.
+def split_heads(grid: Tensor, stride: Stride, parts: int, num_heads: int) -> Tensor:
+    """Gather the groups of a grid, with the heads of each group apart.
 
     Args:
-        grid: B x H x W x C.
+        grid: B x H x W x C; C holds `parts` tensors (query, key, value) of `num_heads` heads of d
+            channels, one after the other.
         stride: Strides that may exceed neither H nor W.
+        parts: Tensors side by side in the channels.
+        num_heads: Heads of each.
 
     Returns:
-        B * sh * sw rows of ceil(H / sh) * ceil(W / sw) tokens with C channels. Sides that the
-        stride does not divide are padded with zeros at the bottom and the right: see `real_keys`.
+        parts x R x num_heads x N x d: R = B * sh * sw groups of N = ceil(H / sh) * ceil(W / sw)
+        tokens. Sides that the stride does not divide are padded with zeros at the bottom and the
+        right: see `real_keys`. It is copied once, and not at all where both strides are 1.
     """
-    batch, height, width, channels = grid.shape
+    batch, height, width, _ = grid.shape
     sh, sw = stride
-    if sh == sw == 1:
-        return grid.reshape(batch, height * width, channels)
     if height % sh or width % sw:
         grid = F.pad(grid, (0, 0, 0, -width % sw, 0, -height % sh))
-    grid = grid.unflatten(2, (-1, sw)).unflatten(1, (-1, sh))
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(batch * sh * sw, -1, channels)
+    rows, columns = -(-height // sh), -(-width // sw)
+    lattices = grid.reshape(batch, rows, sh, columns, sw, parts, num_heads, -1)
+    apart = lattices.permute(5, 0, 2, 4, 6, 1, 3, 7)
+    return apart.reshape(parts, batch * sh * sw, num_heads, rows * columns, -1)
 
 
-def unpartition(groups: Tensor, stride: Stride, height: int, width: int) -> Tensor:
-    """Undo `partition`: return the B x H x W x C grid, without its padding."""
+def join_heads(heads: Tensor, stride: Stride, height: int, width: int) -> Tensor:
+    """Undo `split_heads` for one part, R x num_heads x N x d; return B x H x W x C, unpadded."""
     sh, sw = stride
     rows, columns = -(-height // sh), -(-width // sw)
-    grid = groups.reshape(-1, sh, sw, rows, columns, groups.shape[-1]).permute(0, 3, 1, 4, 2, 5)
-    return grid.reshape(-1, rows * sh, columns * sw, groups.shape[-1])[:, :height, :width]
+    lattices = heads.unflatten(0, (-1, sh, sw)).unflatten(4, (rows, columns))
+    grid = lattices.permute(0, 4, 1, 5, 2, 3, 6).reshape(
+        -1, rows * sh, columns * sw, heads.shape[1] * heads.shape[3]
+    )
+    return grid[:, :height, :width]
 
 
 def real_keys(stride: Stride, height: int, width: int, device: torch.device) -> Tensor | None:
-    """Return which tokens of each group are real, or None where `partition` pads nothing.
+    """Return which tokens of each group are real, or None where `split_heads` pads nothing.
 
     Returns:
         sh * sw x N booleans, N the tokens of a group. Every row holds at least one True, because a
@@ -103,6 +110,26 @@ def real_keys(stride: Stride, height: int, width: int, device: torch.device) -> 
     rows = height > torch.arange(height + -height % sh, device=device).view(-1, sh).T
     columns = width > torch.arange(width + -width % sw, device=device).view(-1, sw).T
     return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(sh * sw, -1)
+
+
+def attend_on_lattices(qkv: Tensor, spacing: Spacing, num_heads: int) -> Tensor:
+    """Attend within the groups of a grid.
+
+    Args:
+        qkv: Queries, keys and values side by side, B x H x W x 3C.
+        spacing: Gives the strides on this grid.
+        num_heads: Attention heads.
+
+    Returns:
+        The mixed values, B x H x W x C.
+    """
+    height, width = qkv.shape[1:3]
+    stride = spacing.stride(height, width)
+    query, key, value = split_heads(qkv, stride, 3, num_heads)
+    mask = real_keys(stride, height, width, qkv.device)
+    if mask is not None:
+        mask = mask.repeat(qkv.shape[0], 1)[:, None, None, :]
+    return join_heads(attend(query, key, value, mask), stride, height, width)
 
 
 class SparseAttention(nn.Module):
@@ -123,21 +150,18 @@ class SparseAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
+    def embed(self, grid: Tensor) -> Tensor:
+        """Map a B x H x W x C grid to its queries, keys and values, B x H x W x 3C."""
+        return linear(grid, self.qkv.weight, self.qkv.bias)
+
+    def mix(self, qkv: Tensor) -> Tensor:
+        """Attend, given what `embed` returns, and project; return B x H x W x C."""
+        mixed = attend_on_lattices(qkv, self.spacing, self.num_heads)
+        return linear(mixed, self.proj.weight, self.proj.bias)
+
     def forward(self, grid: Tensor) -> Tensor:
         """Map a B x H x W x C grid to one of the same shape."""
-        height, width = grid.shape[1:3]
-        stride = self.spacing.stride(height, width)
-        groups = partition(grid, stride)
-        mask = real_keys(stride, height, width, grid.device)
-        if mask is not None:
-            mask = mask.repeat(grid.shape[0], 1)[:, None, None, :]
-        return unpartition(self._attend(groups, mask), stride, height, width)
-
-    def _attend(self, groups: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend within each row of R x N x C; `mask`, R x 1 x 1 x N, is True at keys to use."""
-        qkv = self.qkv(groups).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        heads = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=mask)
-        return self.proj(heads.transpose(1, 2).flatten(2))
+        return self.mix(self.embed(grid))
 
     def extra_repr(self) -> str:
         """Show the rate where the module is printed."""

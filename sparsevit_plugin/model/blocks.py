@@ -15,6 +15,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from sparsevit_plugin.model.attention import Spacing, SparseAttention
+from sparsevit_plugin.model.depthwise import depthwise
+from sparsevit_plugin.model.kernels import linear
+from sparsevit_plugin.model.memory import Layer, batch_norm_again, through
 
 NORM_EPSILON = 1e-6
 
@@ -55,7 +58,7 @@ class PatchEmbed(nn.Module):
 
 
 class ConvMlp(nn.Module):
-    """Two 1 x 1 convolutions with a GELU between them."""
+    """Two 1 x 1 convolutions with a GELU between them: `expand`, then `contract`."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -63,9 +66,17 @@ class ConvMlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Conv2d(hidden, dim, 1)
 
+    def expand(self, maps: Tensor) -> Tensor:
+        """Map B x C x H x W to B x hidden x H x W."""
+        return self.fc1(maps)
+
+    def contract(self, hidden: Tensor) -> Tensor:
+        """Map B x hidden x H x W back to B x C x H x W."""
+        return through(self.act, hidden, self.fc2)
+
     def forward(self, maps: Tensor) -> Tensor:
         """Map B x C x H x W to the same shape."""
-        return self.fc2(self.act(self.fc1(maps)))
+        return self.contract(self.expand(maps))
 
 
 class ConvBlock(nn.Module):
@@ -91,8 +102,10 @@ class ConvBlock(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Map B x C x H x W to the same shape."""
         maps = maps + self.pos_embed(maps)
-        maps = maps + self.drop_path(self.conv2(self.attn(self.conv1(self.norm1(maps)))))
-        return maps + self.drop_path(self.mlp(self.norm2(maps)))
+        mixed = depthwise(self.attn, _normalised(self.norm1, maps, self.conv1))
+        maps = maps + self.drop_path(self.conv2(mixed))
+        hidden = _normalised(self.norm2, maps, self.mlp.expand)
+        return maps + self.drop_path(self.mlp.contract(hidden))
 
 
 class DepthwiseConv(nn.Module):
@@ -117,9 +130,20 @@ class LocalMlp(nn.Module):
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
+    def expand(self, grid: Tensor) -> Tensor:
+        """Map B x H x W x C to B x H x W x hidden."""
+        return linear(grid, self.fc1.weight, self.fc1.bias)
+
+    def contract(self, hidden: Tensor) -> Tensor:
+        """Mix neighbours and map B x H x W x hidden back to B x H x W x C."""
+        return through(self.act, self.dwconv(hidden), self._project)
+
     def forward(self, grid: Tensor) -> Tensor:
         """Map B x H x W x C to the same shape."""
-        return self.fc2(self.act(self.dwconv(self.fc1(grid))))
+        return self.contract(self.expand(grid))
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        return linear(hidden, self.fc2.weight, self.fc2.bias)
 
 
 class SparseBlock(nn.Module):
@@ -159,8 +183,21 @@ class SparseBlock(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """Map B x H x W x C to the same shape."""
-        grid = grid + self.drop_path(self.gamma_1 * self.attn(self.norm1(grid)))
-        return grid + self.drop_path(self.gamma_2 * self.mlp(self.norm2(grid)))
+        mixed = self.attn.mix(through(self.norm1, grid, self.attn.embed))
+        grid = grid + self.drop_path(self.gamma_1 * mixed)
+        hidden = through(self.norm2, grid, self.mlp.expand)
+        return grid + self.drop_path(self.gamma_2 * self.mlp.contract(hidden))
+
+
+def _normalised(norm: nn.Module, maps: Tensor, product: Layer) -> Tensor:
+    """Return `product(norm(maps))`, without keeping what is between them where that is safe.
+
+    Another norm put in the BatchNorm's place, such as SyncBatchNorm, is run as it is: made again on
+    one process alone, its statistics would be others.
+    """
+    if type(norm) is nn.BatchNorm2d:
+        return through(norm, maps, product, batch_norm_again(norm))
+    return product(norm(maps))
 
 
 def stochastic_depth(probability: float) -> nn.Module:

@@ -11,9 +11,9 @@ from sparsevit_plugin.model.attention import (
     Spacing,
     SparseAttention,
     Stride,
-    partition,
+    join_heads,
     real_keys,
-    unpartition,
+    split_heads,
 )
 from sparsevit_plugin.model.blocks import SparseBlock
 
@@ -134,10 +134,12 @@ def test_rate_one_is_torch_multihead_attention():
 
 @few
 @given(sides, sides, st.integers(1, 5), st.integers(1, 5))
-def test_unpartition_undoes_partition(height, width, sh, sw):
+def test_joining_undoes_splitting(height, width, sh, sw):
     stride = Stride(min(sh, height), min(sw, width))
-    grid = torch.randn(2, height, width, 3)
-    assert torch.equal(unpartition(partition(grid, stride), stride, height, width), grid)
+    grid = torch.randn(2, height, width, 3 * 2 * 5)
+    parts = split_heads(grid, stride, 3, 2)
+    joined = torch.cat([join_heads(part, stride, height, width) for part in parts], dim=-1)
+    assert torch.equal(joined, grid)
     mask = real_keys(stride, height, width, grid.device)
     if mask is not None:
         assert mask.sum() == height * width
