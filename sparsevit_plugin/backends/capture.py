@@ -8,6 +8,7 @@ sizes have graphs of their own.
 import contextlib
 import inspect
 import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -170,9 +171,14 @@ def capture(model: nn.Module, signature: Signature) -> ExportedProgram:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Hide what exporters print and warn about on the way; their errors come through."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def first_line(error: BaseException) -> str:

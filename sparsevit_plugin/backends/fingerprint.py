@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 _PLAIN: Final = (bool, int, float, str, type(None))
+_OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))  # hooks, the mode, tables of tensors
 _OF_TORCH: Final = "torch."
 
 
@@ -47,7 +48,7 @@ def _lines(model: nn.Module) -> Iterator[str]:
         settings = {
             key: _settled(value)
             for key, value in sorted(vars(module).items())
-            if not key.startswith("_") and key != "training"
+            if key not in _OF_EVERY_MODULE
         }
         kind = type(module)
         yield f"{name} {kind.__module__}.{kind.__qualname__} {json.dumps(settings)}"

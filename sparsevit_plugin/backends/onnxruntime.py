@@ -37,6 +37,15 @@ def build(program: ExportedProgram, signature: Signature, folder: Path) -> None:
         made.save(folder / FILE, external_data=False)
 
 
+def annotate(folder: Path, name: str, text: str) -> None:
+    """Write a note into the file of `build`."""
+    import onnx
+
+    graph = onnx.load(folder / FILE)
+    onnx.helper.set_model_props(graph, {name: text})
+    onnx.save(graph, folder / FILE)
+
+
 class OnnxGraph:
     """A graph in an inference session.
 

@@ -93,11 +93,11 @@ def quantise(graph: "ov.Model", feeds: Sequence[Mapping[str, Tensor]]) -> "ov.Mo
         graph: In single precision.
         feeds: The inputs of calibration, one photograph each.
     """
-    import nncf
-
     require(OPENVINO, "--precision int8")
     arrays = [{name: value.numpy() for name, value in feed.items()} for feed in feeds]
     with quiet():
+        import nncf  # it speaks, too
+
         return nncf.quantize(
             graph,
             nncf.Dataset(arrays),
@@ -105,6 +105,19 @@ def quantise(graph: "ov.Model", feeds: Sequence[Mapping[str, Tensor]]) -> "ov.Mo
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(arrays),
         )
+
+
+def annotate(folder: Path, name: str, text: str) -> None:
+    """Write a note into the files of `build`."""
+    import openvino as ov
+
+    graph = ov.Core().read_model(folder / FILE)
+    graph.set_rt_info(text, name)
+    again = folder / f"annotated{FILE}"
+    ov.save_model(graph, again, compress_to_fp16=False)
+    del graph  # it still reads the old weights
+    again.with_suffix(".bin").replace((folder / FILE).with_suffix(".bin"))
+    again.replace(folder / FILE)
 
 
 class OpenVinoGraph:
