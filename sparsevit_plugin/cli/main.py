@@ -71,6 +71,9 @@ VERBS = {
     "env": Verb(
         "show versions and devices; --fix makes this environment's benco the plugin's", "env"
     ),
+    "export": Verb(
+        "write a checkpoint as a file for OpenVINO, ONNX Runtime or torch.export", "export"
+    ),
     "init": Verb("IMDLBenCo's own: copy its scripts into this folder", "init", own_parser=True),
     "demo": Verb(
         "train and test a small SparseViT on photographs that are installed already", "demo"
