@@ -2,11 +2,12 @@
 
 Questions, each a line of JSON with `do`:
 
-- `build`: the words of a `benco test` command, and threads. Answers with what the model runs on.
-- `prepare`: a mode and a batch size. Measures memory, warms up and answers with both.
+- `build`: a subject, the words of its `benco test` command, and a mode.
+- `prepare`: a batch size. Measures memory, warms up and answers with both.
 - `run`: a number of calls. Answers with the seconds of each.
 """
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -19,11 +20,14 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor, nn
 
+from sparsevit_plugin.backends import Choice, prepare, settle
+from sparsevit_plugin.backends.choices import TORCH
+from sparsevit_plugin.backends.torch import AUTOCAST
+from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.child_process import serve
 from sparsevit_plugin.harness.complexity import example_inputs
 from sparsevit_plugin.harness.config import resolve
-from sparsevit_plugin.harness.devices import make_fabric
-from sparsevit_plugin.harness.manifest import describe_device
+from sparsevit_plugin.harness.devices import PRECISIONS, accelerator_of
 from sparsevit_plugin.harness.pipeline import build_model
 
 TRAINING: Final = "training"
@@ -34,9 +38,9 @@ _SPREAD: Final = 0.05
 _MOST_WARM_UP: Final = 10
 
 _KIB: Final = 1024
-_AUTOCAST: Final = {torch.float16: "16-mixed", torch.bfloat16: "bf16-mixed"}
 
 Call = Callable[[], object]
+Scope = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 class Memory(Protocol):
@@ -125,7 +129,7 @@ def memory_of(device: torch.device) -> Memory:
 
 
 class Worker:
-    """Answers questions about one model."""
+    """Answers questions about one model in one mode."""
 
     def __init__(self) -> None:
         self._call: Call = _nothing
@@ -133,39 +137,44 @@ class Worker:
     def answer(self, question: dict[str, Any]) -> Mapping[str, Any]:
         """Answer one question, see the module."""
         if question["do"] == "build":
-            return self._build(question["words"], question["threads"])
+            return self._build(question["subject"], question["words"], question["mode"])
         if question["do"] == "prepare":
-            return self._prepare(question["mode"], question["batch_size"])
+            return self._prepare(question["batch_size"])
         return {"seconds": self._timed(question["calls"])}
 
-    def _build(self, words: list[str], threads: int | None) -> dict[str, Any]:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        cfg = resolve("test", words)
-        self._fabric = make_fabric(cfg.device, cfg.precision)
-        self._device = self._fabric.device
-        self._inputs = example_inputs(cfg)
+    def _build(self, subject: dict[str, Any], words: list[str], mode: str) -> dict[str, Any]:
+        if subject["threads"] is not None:
+            torch.set_num_threads(subject["threads"])
+        self._cfg = resolve("test", words)
+        kind, index = accelerator_of(self._cfg.device)
+        self._device = torch.device(kind) if index is None else torch.device(kind, index)
+        choice = settle(subject["backend"], subject["precision"], kind)
         _exercise(self._device)
         self._memory = memory_of(self._device)
         self._before = self._memory.held()
-        self._model = build_model(cfg).to(self._device)
-        with self._fabric.autocast():
-            kind = self._device.type
-            autocast = torch.is_autocast_enabled(kind)
-            precision = _AUTOCAST[torch.get_autocast_dtype(kind)] if autocast else "32"
-        return {
-            "device": describe_device(self._device),
-            "threads": torch.get_num_threads(),
-            "precision": precision,
-        }
+        model = build_model(self._cfg)
+        if mode == TRAINING:
+            self._model, self._step = model.to(self._device).train(), self._training_step
+            self._autocast = training_autocast(choice, kind)
+        else:
+            self._model = prepare(
+                model,
+                backend=choice.backend,
+                precision=choice.precision,
+                device=self._device,
+                compiled=self._cfg.compile,
+            )
+            self._step = self._forward
+        return {"threads": torch.get_num_threads()}
 
-    def _prepare(self, mode: str, batch_size: int) -> dict[str, Any]:
+    def _prepare(self, batch_size: int) -> dict[str, Any]:
         self._call = _nothing  # lets go of the batch before
         self._model.zero_grad(set_to_none=True)
-        self._model.train(mode == TRAINING)
-        inputs = batch_of(self._inputs, batch_size, self._device)
-        step = self._training_step if mode == TRAINING else self._forward
-        self._call = lambda: step(inputs)
+        inputs = {
+            name: value.to(self._device) if isinstance(value, Tensor) else value
+            for name, value in example_inputs(self._cfg, batch=batch_size).items()
+        }
+        self._call = lambda: self._step(inputs)
         self._call()  # what is made once, as plans of convolutions, is made here
         self._model.zero_grad(set_to_none=True)
         held = self._memory.held() - self._before - _bytes_of(inputs)
@@ -179,16 +188,16 @@ class Worker:
         }
 
     def _forward(self, inputs: Mapping[str, Any]) -> None:
-        with torch.no_grad(), self._fabric.autocast():
+        with torch.no_grad():
             self._model(**inputs)
 
     def _training_step(self, inputs: Mapping[str, Any]) -> None:
         """Run forward, loss and backward; no optimiser."""
         self._model.zero_grad(set_to_none=True)
-        with self._fabric.autocast():
+        with self._autocast():
             loss = self._model(**inputs)["backward_loss"]
         if loss is None or not loss.requires_grad:
-            raise ValueError("the model has no loss to train by")
+            raise UserError("the model has no loss to train by")
         loss.backward()
 
     def _timed(self, calls: int) -> list[float]:
@@ -200,6 +209,25 @@ class Worker:
             return [seconds_of(self._call, self._device) for _ in range(calls)]
         finally:
             gc.enable()
+
+
+def training_autocast(choice: Choice, kind: str) -> Scope:
+    """Return what makes the scope of a training step's forward pass.
+
+    Args:
+        choice: Backend and precision.
+        kind: Of the device.
+
+    Raises:
+        UserError: Nothing is trained so.
+    """
+    if choice.backend != TORCH or choice.precision not in PRECISIONS:
+        raise UserError(
+            f"{choice.backend} {choice.precision} only predicts: a training step needs "
+            f"--backend {TORCH} and --precision {', '.join(PRECISIONS)}"
+        )
+    dtype = AUTOCAST.get(choice.precision)
+    return contextlib.nullcontext if dtype is None else lambda: torch.autocast(kind, dtype)
 
 
 def warmed_up(timed: Callable[[], float]) -> tuple[int, bool]:
@@ -239,17 +267,6 @@ def seconds_of(call: Call, device: torch.device) -> float:
     if device.type == "mps":
         torch.mps.synchronize()
     return time.perf_counter() - began
-
-
-def batch_of(inputs: Mapping[str, Any], size: int, device: torch.device) -> dict[str, Any]:
-    """Repeat a batch of one: tensors along their first dimension, lists by their items."""
-
-    def repeated(value: object) -> object:
-        if isinstance(value, Tensor):
-            return value.to(device).repeat(size, *[1] * (value.dim() - 1)) if value.dim() else value
-        return value * size if isinstance(value, list) else value
-
-    return {name: repeated(value) for name, value in inputs.items()}
 
 
 def _bytes_of(inputs: Mapping[str, Any]) -> int:

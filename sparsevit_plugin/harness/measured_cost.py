@@ -27,6 +27,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from sparsevit_plugin.backends import settle
+from sparsevit_plugin.backends.choices import TORCH
 from sparsevit_plugin.cards import load_model_card
 from sparsevit_plugin.files import write_json_atomic
 from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
@@ -52,7 +54,8 @@ class Subject:
         model: A registered model or a card.
         image_size: Side of the square input in pixels; None for the card's own.
         device: As `--device`.
-        precision: As `--precision` of `benco test`; `auto` is fp16 on CUDA and fp32 elsewhere.
+        backend: What computes the predictions, see `sparsevit_plugin.backends`.
+        precision: One of the backend's, or `auto`: fp16 autocast on CUDA and fp32 elsewhere.
         threads: Of the CPU; None for what PyTorch takes.
         imports: What `--import` was given.
         words: More words of a `benco test` command, as constructor arguments.
@@ -61,6 +64,7 @@ class Subject:
     model: str
     image_size: int | None = None
     device: str = "auto"
+    backend: str = TORCH
     precision: str = "auto"
     threads: int | None = None
     imports: tuple[str, ...] = ()
@@ -68,7 +72,7 @@ class Subject:
 
     def command(self) -> list[str]:
         """Return the words of the `benco test` command whose model this is; no set is read."""
-        given = ["--model", self.model, "--device", self.device, "--precision", self.precision]
+        given = ["--model", self.model, "--device", self.device]
         if self.image_size is not None:
             given += ["--image-size", str(self.image_size)]
         if "--fit" not in self.words and load_model_card(self.model) is None:
@@ -164,6 +168,7 @@ class MeasuredCost:
         image_size: Side of its input in pixels.
         device: Name of the processor or GPU.
         threads: Of the CPU.
+        backend: What computed the predictions.
         precision: As `--precision`, never `auto`.
         reference: The model that ratios are to; empty without one.
         versions: Of PyTorch, IMDLBenCo and this package.
@@ -175,6 +180,7 @@ class MeasuredCost:
     image_size: int
     device: str
     threads: int
+    backend: str
     precision: str
     reference: str
     versions: Mapping[str, str]
@@ -246,13 +252,14 @@ def measure(
         UserError: The model is not registered, or its flags are wrong.
     """
     cfg = resolve("test", subject.command())
+    choice = settle(subject.backend, subject.precision, accelerator_of(cfg.device)[0])
     found: list[Measurement] = []
     for mode in settings.modes:
         with contextlib.ExitStack() as stack:
-            model = _Runner(stack, subject, settings.timeout)
+            model = _Runner(stack, subject, mode, settings.timeout)
             other = None
             if reference is not None and reference != subject:
-                other = _Runner(stack, reference, settings.timeout)
+                other = _Runner(stack, reference, mode, settings.timeout)
             for batch_size in settings.batch_sizes:
                 one = _measurement(model, other, mode, batch_size, settings.repeats)
                 found.append(_as_reference(one) if reference == subject else one)
@@ -263,7 +270,8 @@ def measure(
         image_size=cfg.image_size,
         device=device_name(cfg.device),
         threads=model.facts.get("threads", subject.threads or torch.get_num_threads()),
-        precision=model.facts.get("precision", cfg.precision),
+        backend=choice.backend,
+        precision=choice.precision,
         reference=reference.model if reference else "",
         versions=_versions(),
         measured=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -279,19 +287,23 @@ class _Runner:
         reason: Why the last question has no answer; empty where it has one.
     """
 
-    def __init__(self, stack: contextlib.ExitStack, subject: Subject, timeout: float) -> None:
+    def __init__(
+        self, stack: contextlib.ExitStack, subject: Subject, mode: str, timeout: float
+    ) -> None:
         self._timeout = timeout
         self._ended = ""  # why nothing more is asked
         self._batch_size = 0
         self.reason = ""
         self._process = stack.enter_context(ChildProcess(_CHILD, _environment(subject)))
-        self.facts = self._ask(do="build", words=subject.command(), threads=subject.threads)
+        self.facts = self._ask(
+            do="build", subject=asdict(subject), words=subject.command(), mode=mode
+        )
         self._ended = self.reason
 
-    def prepare(self, mode: str, batch_size: int) -> dict[str, Any]:
+    def prepare(self, batch_size: int) -> dict[str, Any]:
         """Warm up and measure memory; empty where that failed."""
         self._batch_size = batch_size
-        return self._ask(do="prepare", mode=mode, batch_size=batch_size)
+        return self._ask(do="prepare", batch_size=batch_size)
 
     def seconds(self, calls: int) -> list[float]:
         """Time some calls; empty where that failed, or what came before."""
@@ -314,11 +326,11 @@ def _measurement(
     model: _Runner, other: _Runner | None, mode: str, batch_size: int, repeats: int
 ) -> Measurement:
     """Measure a mode at a batch size, in turns with the reference."""
-    prepared = model.prepare(mode, batch_size)
+    prepared = model.prepare(batch_size)
     if model.reason:
         return Measurement(mode, batch_size, reason=model.reason)
     if other is not None:
-        other.prepare(mode, batch_size)
+        other.prepare(batch_size)
     turns = [
         (model.seconds(calls), other.seconds(calls) if other else [])
         for calls in _calls_of_turns(repeats)

@@ -10,6 +10,7 @@ from sparsevit_plugin.harness.child_process import ChildError, ChildProcess, sho
 
 CHILD = """
     import os, signal, sys, time
+    sys.argv = ["benco"]  # as in the command line, nothing is registered and torch stays out
     from sparsevit_plugin.errors import UserError
     from sparsevit_plugin.harness.child_process import serve
 
