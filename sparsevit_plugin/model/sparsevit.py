@@ -13,7 +13,7 @@ from the published description; parameters carry the names and shapes of the mod
 import ast
 from collections.abc import Sequence
 from functools import partialmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,9 @@ from sparsevit_plugin.model.blocks import initialise
 from sparsevit_plugin.model.choices import check_choice
 from sparsevit_plugin.model.head import HEADS, FusionHead
 from sparsevit_plugin.model.weights import KEEP, LoadReport, load_uniformer
+
+if TYPE_CHECKING:
+    from sparsevit_plugin.model.fused import FusedSparseViT
 
 LOGIT_STRIDE = 16
 """Side, in pixels, of the patch of the image behind one logit before interpolation."""
@@ -177,9 +180,17 @@ class SparseViT(nn.Module):
         small = self.lmu(taps3, taps4, size)
         if small.dtype in (torch.float16, torch.bfloat16):
             small = small.float()
-        padded = (size[0] * LOGIT_STRIDE, size[1] * LOGIT_STRIDE)
-        large = F.interpolate(small, size=padded, mode="bilinear", align_corners=False)
-        return large[..., :height, :width]
+        return enlarge_logits(small, height, width)
+
+    def fuse(self) -> "FusedSparseViT":
+        """Return a copy for inference alone, with everything constant folded into the weights.
+
+        It is called as this model is, and gives the same map as in evaluation mode but for
+        rounding.
+        """
+        from sparsevit_plugin.model.fused import FusedSparseViT
+
+        return FusedSparseViT(self)
 
     def group_sizes(self, height: int, width: int) -> list[GroupSize]:
         """List the group sizes of every sparse block for an image size in pixels."""
@@ -191,6 +202,17 @@ class SparseViT(nn.Module):
         if self.dice_weight:
             losses["dice_loss"] = soft_dice_loss(probability, target)
         return losses
+
+
+def enlarge_logits(small: Tensor, height: int, width: int) -> Tensor:
+    """Bring logits at 1/16 of the image's size to it, B x 1 x height x width, bilinearly.
+
+    Where 16 does not divide a side the grid is larger than the image, and is cropped.
+    """
+    rows, columns = small.shape[-2:]
+    padded = (rows * LOGIT_STRIDE, columns * LOGIT_STRIDE)
+    large = F.interpolate(small, size=padded, mode="bilinear", align_corners=False)
+    return large[..., :height, :width]
 
 
 def pool(probability: Tensor, shape_mask: Tensor | None, pooling: str) -> Tensor:
