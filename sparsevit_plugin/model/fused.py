@@ -189,7 +189,7 @@ class FusedSparseViT(nn.Module):
         net: SparseViTBackbone = model.encoder_net
         self.img_size = model.img_size
         self.image_pooling = model.image_pooling
-        self.taps3, self.taps4, self.last_only = net.taps3, net.taps4, net.last_only
+        self.taps3, self.taps4 = net.taps3, net.taps4
         with torch.no_grad():
             self.embeds = nn.ModuleList(_frozen(embed) for embed in _embeds(net))
             self.stages = nn.ModuleList(
@@ -244,7 +244,7 @@ class FusedSparseViT(nn.Module):
         taps4[-1] = self.norm4(taps4[-1])
         size = (taps3[-1].shape[1], taps3[-1].shape[2])
         if self.norm3 is None:
-            taps3 = []
+            taps3, taps4 = [], taps4[-1:]
         else:
             taps3[-1] = self.norm3(taps3[-1])
         return enlarge_logits(self.head(taps3, taps4, size).float(), height, width)
