@@ -204,7 +204,8 @@ class Store:
         """
         manifest_id, model = manifest["manifest_id"], manifest["model"]
         known = {"manifest_id": manifest_id, "dataset": dataset, "perturbation": perturbation}
-        tables = _as_tables(rows, ROW_COLUMNS, {**known, "model": model})
+        of_rows = {**known, "model": model, **_computed(manifest)}
+        tables = _as_tables(rows, ROW_COLUMNS, of_rows)
         table = pa.concat_tables([_empty(ROW_COLUMNS), *tables]).unify_dictionaries()
         if not table.num_rows:
             raise UserError(f"{dataset}: no result row to store")

@@ -75,6 +75,39 @@ class TestSeeds:
 
 
 class TestNames:
+    def test_another_backend_is_in_the_name_and_in_a_footnote(self):
+        int8 = {
+            "backend": "openvino",
+            "number_format": "int8",
+            "floats": "bf16",
+            "calibration": {"sets": ["casia2"], "images": 64},
+        }
+        cells = [
+            (manifest("A", "plain", number_format="32"), "casia", scored([0.5])),
+            (manifest("A", "fast", **int8), "casia", scored([0.4])),
+            (manifest("A", "half", backend="torch", number_format="bf16"), "casia", scored([0.3])),
+        ]
+        table = in_memory(*cells).table()
+        assert set(table.values.index) == {"A", "A (openvino int8)", "A (torch bf16)"}
+        lines = "\n".join(table.lines())
+        assert "computed by openvino int8, calibrated on 64 photographs of casia2" in lines
+        assert "the rest in bf16" in lines
+        chosen = in_memory(*cells).table(rows=["A (openvino int8)"])
+        assert list(chosen.values["casia"]) == [0.4]
+
+    def test_two_runs_of_a_backend_are_still_told_apart(self):
+        more = {"backend": "openvino", "number_format": "32"}
+        cells = [
+            (
+                manifest("A", f"id-{n}", checkpoint={"sha256": n * 64}, **more),
+                "casia",
+                scored([0.5]),
+            )
+            for n in "ab"
+        ]
+        names = list(in_memory(*cells).table().values.index)
+        assert names == ["A (openvino 32) aaaaaaaa", "A (openvino 32) bbbbbbbb"]
+
     def test_two_series_of_a_model_are_told_apart(self):
         cells = [
             cell

@@ -74,6 +74,29 @@ def test_every_column_says_what_it_means(store):
     assert all(pq.read_schema(path).field(c.name).metadata[b"meaning"] for c in ROW_COLUMNS)
 
 
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (
+            {"backend": "openvino", "number_format": "int8", "precision": "auto"},
+            ("openvino", "int8"),
+        ),
+        ({"precision": "16-mixed"}, ("torch", "16-mixed")),
+        ({}, ("torch", None)),
+        ({"kind": "external maps", "precision": "32"}, (None, None)),
+    ],
+)
+def test_rows_say_what_computed_them_also_where_files_are_older(store, more, expected):
+    path = store.write(manifest("A", **more), "casia", ROWS)
+    columns = ["backend", "number_format"]
+    written = load(store.folder).rows
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(columns), path)  # as before these columns
+    for rows in (written, load(store.folder).rows):
+        for name, value in zip(columns, expected, strict=True):
+            assert rows[name].astype(object).where(rows[name].notna(), None).tolist() == [value] * 2
+
+
 def test_data_frames_are_rows_too(store):
     store.write(manifest("A"), "casia", pd.DataFrame(ROWS), pd.DataFrame(HISTOGRAMS))
     again = load(store.folder)
