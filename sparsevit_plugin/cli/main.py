@@ -45,6 +45,7 @@ VERBS = {
     "test": Verb(
         "test a checkpoint on image sets and store a row per image", "test", own_parser=True
     ),
+    "predict": Verb("predict where photographs were tampered with", "predict"),
     "protocol": Verb(
         "run every model on every set of a protocol; see how far it is",
         parts={
@@ -85,6 +86,7 @@ examples:
   benco demo --out runs/demo
   benco train --model SparseViT --data-path CASIA2.0 --test-data-path tests.json --output-dir runs/a
   benco test --model SparseViT --checkpoint runs/a/best.safetensors --test-data-path tests.json
+  benco predict photographs/ --checkpoint runs/a/best.safetensors --out maps
   benco protocol run mvss --data-root /data --weights-root /weights --models SparseViT,MVSSNet
   benco table mvss --metric pixel_f1,pixel_auc --format latex --out table.tex
   benco table runs/a runs/b --metric pixel_f1

@@ -19,13 +19,19 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from sparsevit_plugin.backends.from_config import (
+    backend_facts,
+    choice_of,
+    fabric_for,
+    predictor_for,
+)
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.config import Config, resolve
 from sparsevit_plugin.harness.datasets import BadSample, collate
-from sparsevit_plugin.harness.devices import make_fabric
 from sparsevit_plugin.harness.evaluate import maps_and_scores, model_inputs, native_map
 from sparsevit_plugin.harness.images import BadImage, decode_upright, upright_size
 from sparsevit_plugin.harness.jpeg import padded_to_grid
+from sparsevit_plugin.harness.manifest import run_facts
 from sparsevit_plugin.harness.option_table import BY_NAME
 from sparsevit_plugin.harness.options import show, written
 from sparsevit_plugin.harness.pipeline import build_model, load_checkpoint, make_dataset
@@ -132,8 +138,8 @@ class Localiser:
         threshold: Pixels above it are called tampered, 0 to 1.
         batch_size: Photographs that the model sees at a time, or tiles of one.
         **options: Options of `benco test` with underscores (`model`, `fit`, `image_size`, `tile`,
-            `tile_overlap`, `device`, `precision`, `num_workers` ...) and arguments of the model's
-            constructor. None stands for an option that is not given.
+            `tile_overlap`, `device`, `backend`, `precision`, `num_workers` ...) and arguments of
+            the model's constructor. None stands for an option that is not given.
 
     Attributes:
         config: Everything that was resolved from these.
@@ -159,12 +165,12 @@ class Localiser:
         defaults = {"num_workers": 0, "test_batch_size": batch_size}
         self.config = configure(path, {**defaults, **options})
         self.threshold = threshold
-        self._fabric = make_fabric(self.config.device, self.config.precision)
+        self._fabric = fabric_for(self.config)
         cfg = without_pretraining(self.config)
         model = build_model(cfg)
         self.checkpoint = load_checkpoint(model, path)
         model.train(cfg.no_model_eval)
-        self.model = self._fabric.to_device(tiled(cfg, model))
+        self.model = tiled(cfg, predictor_for(cfg, model, path, self._fabric.device))
 
     def __call__(self, picture: Picture | Sequence[Picture]) -> Prediction | list[Prediction]:
         """Predict on a picture, or on a list of them (or a tensor or array of four axes).
@@ -194,6 +200,8 @@ class Localiser:
         Raises:
             UserError: The model's answer is no map.
         """
+        if not photos:
+            return
         in_memory = any(photo.pixels is not None for photo in photos)
         if in_memory and additions(self.config).origin_function:
             raise UserError(f"{self.config.model} reads the photograph's own file: give its path")
@@ -215,9 +223,7 @@ class Localiser:
     def settings(self) -> dict[str, Any]:
         """Return what makes the predictions beside the photographs, as JSON can hold it."""
         cfg = self.config
-        precision = cfg.precision
-        if precision == "auto":
-            precision = "16-mixed" if self._fabric.device.type == "cuda" else "32"
+        backend, precision = choice_of(cfg)
         return {
             "model": cfg.model,
             "model_arguments": cfg.to_dict()["model_arguments"],
@@ -226,10 +232,16 @@ class Localiser:
             "image_size": cfg.image_size,
             **tile_facts(cfg),
             "model_eval": not cfg.no_model_eval,
-            "backend": "torch",
+            "backend": backend,
             "precision": precision,
+            **backend_facts(cfg),
             "threshold": self.threshold,
         }
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ran, where: versions, device, command, and the checkpoint's file."""
+        facts = run_facts(self._fabric.device, self.config.precision, 1)
+        return {**facts, "checkpoint": self.checkpoint["file"]}
 
     def _predict(self, batch: dict[str, Any]) -> Iterator[Prediction]:
         inputs = model_inputs(batch, self._fabric.device)
@@ -242,8 +254,8 @@ class Localiser:
             size = batch["native_mask"][place].shape
             scaled = native_map(output["pred_mask"][place], batch["shape"][place], size)
             values = scaled[0].numpy()
-            _check_map(values, name)
             score = float(output["pred_label"][place])
+            _check(values, score, name)
             yield Prediction(name, values, score, self.threshold, seconds)
 
 
@@ -354,12 +366,14 @@ def _padded_size(photo: Photo) -> tuple[int, int]:
     return padded_to_grid(height), padded_to_grid(width)
 
 
-def _check_map(values: NDArray[np.float32], name: str) -> None:
+def _check(values: NDArray[np.float32], score: float, name: str) -> None:
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise UserError(
             f"the model's pred_mask of {name} is no map: it must hold finite probabilities, so a "
             "model that gives logits needs a sigmoid"
         )
+    if not np.isfinite(score):
+        raise UserError(f"the model's pred_label of {name} is {score}, which is no score")
 
 
 # --- pictures in memory --------------------------------------------------------------------------

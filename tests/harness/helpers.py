@@ -5,9 +5,12 @@ from pathlib import Path
 
 import torch
 from IMDLBenCo.registry import MODELS
+from safetensors.torch import save_file
 from torch import nn
 
 from sparsevit_plugin.cli.main import main
+from sparsevit_plugin.harness.config import resolve
+from sparsevit_plugin.harness.pipeline import build_model, describe_for_testing
 
 TINY = (
     *("--model", "SparseViT_tiny", "--image-size", "32", "--if-resizing", "--device", "cpu"),
@@ -77,3 +80,15 @@ def same_weights(a: Path, b: Path) -> bool:
 def points(out: Path) -> list[dict]:
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def save_tiny(path: Path) -> Path:
+    """Save a SparseViT_tiny whose every weight counts, recorded as trained at 64 x 64."""
+    words = ["--model", "SparseViT_tiny", "--image-size", "64", "--fit", "resize"]
+    cfg = resolve("test", words, needs_data=False)
+    model = build_model(cfg)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    save_file(model.state_dict(), path, metadata=describe_for_testing(cfg))
+    return path

@@ -12,29 +12,19 @@ import sparsevit_plugin
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness import evaluate
-from sparsevit_plugin.harness.config import resolve
 from sparsevit_plugin.harness.datasets import BadSample
 from sparsevit_plugin.harness.images import BadImage, read_image
-from sparsevit_plugin.harness.pipeline import build_model, describe_for_testing
 from sparsevit_plugin.harness.predict import Localiser, Photo, as_pixels, predict
 from sparsevit_plugin.results.store import load
 from tests.conftest import photo_array
+from tests.harness.helpers import save_tiny
 
 SIZES = [(40, 56), (64, 64), (75, 50), (40, 56), (37, 90)]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """A SparseViT_tiny whose every weight counts, recorded as trained at 64 x 64."""
-    words = ["--model", "SparseViT_tiny", "--image-size", "64", "--fit", "resize"]
-    cfg = resolve("test", words, needs_data=False)
-    model = build_model(cfg)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_file(model.state_dict(), path, metadata=describe_for_testing(cfg))
-    return path
+    return save_tiny(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
 
 
 @pytest.fixture(scope="module")

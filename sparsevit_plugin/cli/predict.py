@@ -1,0 +1,173 @@
+"""`benco predict`: maps of photographs that have no mask."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsevit_plugin.errors import UserError, suggest
+
+if TYPE_CHECKING:
+    from sparsevit_plugin.harness.predict import Localiser, Photo
+    from sparsevit_plugin.harness.prediction_files import PredictionFolder
+
+PASSED_OVER = 1
+"""The exit code when a file could not be read."""
+
+_FEW = 20  # so many photographs get a line each
+_PICTURES = ("map", "mask", "overlay")  # as prediction_files.PICTURES, whose import is slow
+_OPTIONS = {
+    "model": ("model", "imports", "if_predict_label", "no_model_eval"),
+    "how a photograph is fitted": ("fit", "image_size", "tile", "tile_overlap"),
+    "device and speed": (
+        *("device", "backend", "precision", "compile", "num_workers"),
+        *("calibration_data", "calibration_images"),
+    ),
+}
+"""Options that `benco test` has too, by their heading."""
+
+_EPILOG = """\
+How a photograph is fitted to the model, the model's name and its arguments are those that the
+checkpoint records; flags override them. Photographs are turned upright by their EXIF orientation.
+
+OUT holds maps/, masks/, overlays/, records/, predictions.csv, predictions.jsonl and settings.json.
+Photographs that are finished are not done again. Files that cannot be read are passed over and
+listed in passed-over.csv, and the exit code is 1.
+
+examples:
+  benco predict holiday/ --checkpoint runs/a/best.safetensors --out maps
+  benco predict "scans/**/*.tif" --checkpoint runs/a --out maps --tile 512 --map-bits 16
+  benco predict a.jpg b.png --checkpoint runs/a --out maps --fit grid --threshold 0.3
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `benco predict`."""
+    from sparsevit_plugin.harness.option_table import BY_NAME
+    from sparsevit_plugin.harness.options import add_to_parser
+
+    parser.description = (
+        "Predict where photographs were tampered with: a map, a mask and an overlay of each, and "
+        "a table of scores and tampered areas."
+    )
+    parser.epilog = _EPILOG
+    add = parser.add_argument
+    add("photographs", nargs="+", metavar="PATH", help="photographs, folders or patterns")
+    add("--checkpoint", required=True, metavar="FILE", help="weights, or the folder of a run")
+    add("--out", required=True, metavar="DIR", help="folder of the results")
+    add("--threshold", type=float, default=0.5, help="pixels above it are tampered (%(default)s)")
+    add(
+        "--write",
+        default=",".join(_PICTURES),
+        metavar="KIND,...",
+        help="pictures to write (%(default)s)",
+    )
+    add("--map-bits", type=int, choices=(8, 16), default=8, help="of the map's PNG (%(default)s)")
+    add("--overwrite", action="store_true", help="do finished photographs again")
+    for title, names in _OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            add_to_parser(group, BY_NAME[name])
+    parser.add_argument(
+        "--argument",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the model's constructor; may be repeated",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="photographs of one size, or tiles of one, seen at a time (%(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict on the photographs that the command line names.
+
+    Returns:
+        0, or 1 when a file could not be read.
+
+    Raises:
+        UserError: Something that the user gave cannot be used.
+    """
+    pictures = _pictures(args.write)
+    options = _given_options(args)
+    from sparsevit_plugin.harness.photo_paths import find_photographs
+    from sparsevit_plugin.harness.predict import Localiser
+    from sparsevit_plugin.harness.prediction_files import PredictionFolder, Wanted
+
+    out = Path(args.out)
+    photos = find_photographs(args.photographs, leave_out=out)
+    localiser = Localiser(
+        args.checkpoint, threshold=args.threshold, batch_size=args.batch_size, **options
+    )
+    folder = PredictionFolder(
+        out,
+        localiser.settings(),
+        Wanted(pictures, args.map_bits),
+        facts=localiser.facts(),
+        overwrite=args.overwrite,
+    )
+    return _predict(localiser, folder, photos)
+
+
+def _pictures(text: str) -> tuple[str, ...]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    for word in words:
+        if word not in _PICTURES:
+            raise UserError(
+                f'--write: "{word}" is not one of {", ".join(_PICTURES)}.{suggest(word, _PICTURES)}'
+            )
+    return tuple(dict.fromkeys(words))
+
+
+def _given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `benco test`, None for those not given, and the model's arguments."""
+    from sparsevit_plugin.harness.option_table import BY_NAME
+
+    names = [name for group in _OPTIONS.values() for name in group]
+    options = {name: vars(args)[BY_NAME[name].flag.replace("-", "_")] for name in names}
+    for text in args.argument:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UserError(f"--argument {text}: write NAME=VALUE, as in sparsity=group")
+        options[name.replace("-", "_")] = value
+    return options
+
+
+def _predict(localiser: "Localiser", folder: "PredictionFolder", photos: "list[Photo]") -> int:
+    """Predict on what is not finished, write the tables whatever happens, and say what there is."""
+    from sparsevit_plugin.harness.datasets import BadSample
+    from sparsevit_plugin.harness.progress import Progress
+
+    by_name = {photo.name: photo for photo in photos}
+    missing = [photo for photo in photos if not folder.is_done(photo)]
+    bad: list[BadSample] = []
+    try:
+        with Progress(len(photos), "predict", start=len(photos) - len(missing)) as progress:
+            for result in localiser.stream(missing):
+                if isinstance(result, BadSample):
+                    bad.append(result)
+                else:
+                    folder.write(by_name[result.name], result)
+                progress.advance()
+    finally:
+        records = folder.finish(bad)
+    done = [record for record in records if record["name"] in by_name]
+    _tell(folder.folder, done, len(photos) - len(missing), [(b.path, b.reason) for b in bad])
+    return PASSED_OVER if bad else 0
+
+
+def _tell(out: Path, done: list[dict[str, Any]], before: int, bad: list[tuple[Path, str]]) -> None:
+    if len(done) <= _FEW:
+        width = max((len(record["name"]) for record in done), default=0)
+        for record in done:
+            area = f"{record['tampered_area']:7.2%} tampered"
+            print(f"{record['name']:{width}}  score {record['score']:.4f}  {area}")
+    for path, reason in bad:
+        print(f"passed over {path}: {reason}")
+    finished = f", {before} of them finished before" if before else ""
+    print(f"{len(done)} photographs{finished}; {len(bad)} passed over")
+    print(f"table: {out / 'predictions.csv'}")

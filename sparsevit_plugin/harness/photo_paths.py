@@ -1,0 +1,96 @@
+"""Which photographs the words of a command line mean, and what their results are called."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.harness.predict import Photo
+from sparsevit_plugin.harness.sources import IMAGE_EXTENSIONS
+
+
+def find_photographs(words: Sequence[str], leave_out: Path | None = None) -> list[Photo]:
+    """Find photographs.
+
+    A folder stands for the photographs in it at any depth, by their suffixes and without hidden
+    ones; a pattern with `*`, `?`, `[` or `**` for the files and folders that it matches; a file for
+    itself, whatever its suffix. What is named twice counts once.
+
+    A photograph is called by its path below the folder, where that is all that was named, else
+    below the deepest folder that holds all photographs; without its suffix, unless two would be
+    called the same.
+
+    Args:
+        words: Paths and patterns.
+        leave_out: A folder whose files are no photographs, even where it lies in a named one: that
+            of the results.
+
+    Raises:
+        UserError: A word names nothing, or a folder holds no photograph.
+    """
+    files: dict[str, Path] = {}
+    for word in words:
+        found = _of_word(word, leave_out)
+        if not found:
+            raise UserError(f"{word}: holds no photographs ({_suffixes()})")
+        for path in found:
+            files.setdefault(os.path.abspath(path), path)  # noqa: PTH100 (links keep their names)
+    root = words[0] if len(words) == 1 and Path(words[0]).is_dir() else _common_folder(list(files))
+    return _named(files, os.path.abspath(root))  # noqa: PTH100
+
+
+def _of_word(word: str, leave_out: Path | None) -> list[Path]:
+    path = Path(word)
+    if path.is_dir():
+        return _in_folder(path, leave_out)
+    if path.exists():
+        return [path]
+    if not glob.has_magic(word):
+        raise UserError(f"{word}: no such file or folder")
+    matches = [Path(match) for match in sorted(glob.glob(word, recursive=True))]  # noqa: PTH207
+    if not matches:
+        raise UserError(f"{word}: matches no file")
+    files = [match for match in matches if match.is_file() and _is_photograph(match)]
+    if files:
+        return [file for file in files if not _is_below(file, leave_out)]
+    return [file for match in matches if match.is_dir() for file in _in_folder(match, leave_out)]
+
+
+def _in_folder(folder: Path, leave_out: Path | None) -> list[Path]:
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if _is_photograph(path)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not _is_below(path, leave_out)
+    ]
+
+
+def _is_photograph(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_EXTENSIONS
+
+
+def _is_below(path: Path, folder: Path | None) -> bool:
+    return folder is not None and path.resolve().is_relative_to(folder.resolve())
+
+
+def _common_folder(files: Sequence[str]) -> str:
+    return os.path.commonpath([os.path.dirname(file) for file in files])  # noqa: PTH120
+
+
+def _named(files: dict[str, Path], root: str) -> list[Photo]:
+    """Name files by their path below `root`."""
+    below = {file: Path(os.path.relpath(file, root)).as_posix() for file in files}
+    stems = {file: str(Path(name).with_suffix("").as_posix()) for file, name in below.items()}
+    count = Counter(stem.lower() for stem in stems.values())  # some systems know no case
+    return [
+        Photo(stems[file] if count[stems[file].lower()] == 1 else below[file], path)
+        for file, path in files.items()
+    ]
+
+
+def _suffixes() -> str:
+    return ", ".join(sorted(IMAGE_EXTENSIONS))

@@ -1,0 +1,252 @@
+"""What `benco predict` writes: pictures of every map, a record a photograph, and tables of all.
+
+    OUT/maps/NAME.png       the map: grey, of 8 or 16 bits, white for a probability of 1
+    OUT/masks/NAME.png      255 where the map is above the threshold, else 0
+    OUT/overlays/NAME.jpg   the photograph under the map, the mask outlined
+    OUT/records/NAME.json   what is known of the photograph; written last, so that it stands for all
+    OUT/settings.json       the settings that all records of the folder share
+    OUT/predictions.csv     all records, a line each
+    OUT/predictions.jsonl   the same as JSON lines
+    OUT/passed-over.csv     files that could not be read, where there are any
+
+`maps/` is a folder as `benco score --pred` takes it.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import (
+    atomic_path,
+    prove_writable,
+    sha256_file,
+    write_json_atomic,
+    write_text_atomic,
+)
+from sparsevit_plugin.harness.datasets import BadSample
+from sparsevit_plugin.harness.predict import Photo, Prediction
+
+PICTURES: Final = {"map": "maps/{}.png", "mask": "masks/{}.png", "overlay": "overlays/{}.jpg"}
+"""The pictures that can be written, and where."""
+
+MAP_BITS: Final = (8, 16)
+
+COLUMNS: Final = (
+    *("name", "photograph", "width", "height", "score", "tampered_pixels", "tampered_area"),
+    *("threshold", "backend", "precision", "seconds", "model", "checkpoint_sha256"),
+    *("fit", "image_size", "tile", "tile_overlap", "sha256", *PICTURES),
+)
+"""The columns of the tables. `tampered_area` is a share of the pixels, 0 to 1."""
+
+_HEAT: Final = (255, 32, 96)
+_HEAT_SHARE: Final = 0.7  # of the colour where the map is 1
+_OUTLINE: Final = ((0, 0, 0), (255, 255, 255))  # a dark line under a light one: seen on any ground
+_OUTLINE_SHARE: Final = 400  # the light line is this part of the longer side
+_PNG_EFFORT: Final = 2  # a map of noise is hardly smaller at higher ones, and takes seconds
+_JPEG_QUALITY: Final = 90
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which pictures to write.
+
+    Attributes:
+        pictures: Of `PICTURES`.
+        map_bits: 8 or 16.
+    """
+
+    pictures: tuple[str, ...] = tuple(PICTURES)
+    map_bits: int = 8
+
+
+class PredictionFolder:
+    """The folder that predictions go to.
+
+    Args:
+        folder: Made where it is missing.
+        settings: What makes the predictions, as `Localiser.settings` gives it.
+        wanted: Which pictures to write.
+        facts: More for `settings.json`: versions, device, command.
+        overwrite: Whether predictions that were made otherwise, or before, are made again.
+
+    Raises:
+        UserError: The folder cannot be written, or holds predictions that were made otherwise.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        wanted: Wanted,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.wanted = wanted
+        self.settings = json.loads(json.dumps({**settings, "map_bits": wanted.map_bits}))
+        self._overwrite = overwrite
+        prove_writable(folder, "--out")
+        self._check_settings(overwrite)
+        write_json_atomic(folder / "settings.json", {"settings": self.settings, **(facts or {})})
+
+    def is_done(self, photo: Photo) -> bool:
+        """Say whether a photograph, unchanged, has its record and all wanted pictures."""
+        if self._overwrite:
+            return False
+        record = _read_json(self._record_path(photo.name))
+        if record is None or record.get("settings") != self.settings:
+            return False
+        pictures = [record.get(kind) for kind in self.wanted.pictures]
+        if not all(path and (self.folder / path).is_file() for path in pictures):
+            return False
+        return photo.path.is_file() and record.get("sha256") == sha256_file(photo.path)
+
+    def write(self, photo: Photo, prediction: Prediction) -> dict[str, Any]:
+        """Write the pictures of a prediction, then its record.
+
+        Returns:
+            The record.
+
+        Raises:
+            UserError: A file cannot be written, or the photograph's cannot be read any more.
+        """
+        paths = {kind: PICTURES[kind].format(photo.name) for kind in self.wanted.pictures}
+        for kind, path in paths.items():
+            self._write_picture(kind, self.folder / path, photo, prediction)
+        mask = prediction.mask
+        record = {
+            "name": photo.name,
+            "photograph": str(photo.path),
+            "sha256": sha256_file(photo.path),
+            "height": mask.shape[0],
+            "width": mask.shape[1],
+            "score": prediction.score,
+            "tampered_pixels": int(mask.sum()),
+            "tampered_area": prediction.tampered_area,
+            "seconds": prediction.seconds,
+            **paths,
+            "settings": self.settings,
+        }
+        write_json_atomic(self._record_path(photo.name), record)
+        return record
+
+    def finish(self, bad: Sequence[BadSample] = ()) -> list[dict[str, Any]]:
+        """Write the tables.
+
+        Args:
+            bad: What could not be read.
+
+        Returns:
+            The records in the tables: all of the folder that were made with its settings.
+
+        Raises:
+            UserError: A table cannot be written.
+        """
+        found = (_read_json(path) for path in sorted((self.folder / "records").rglob("*.json")))
+        records = [_line(r) for r in found if r is not None and r.get("settings") == self.settings]
+        records.sort(key=lambda record: record["name"])
+        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        write_text_atomic(self.folder / "predictions.jsonl", lines)
+        write_text_atomic(self.folder / "predictions.csv", _as_csv(COLUMNS, records))
+        listing = self.folder / "passed-over.csv"
+        if bad:
+            rows = [{"photograph": str(one.path), "reason": one.reason} for one in bad]
+            write_text_atomic(listing, _as_csv(("photograph", "reason"), rows))
+        else:
+            listing.unlink(missing_ok=True)
+        return records
+
+    def _record_path(self, name: str) -> Path:
+        return self.folder / "records" / f"{name}.json"
+
+    def _check_settings(self, overwrite: bool) -> None:
+        content = _read_json(self.folder / "settings.json")
+        before = {} if content is None else content.get("settings")
+        if not before or overwrite or before == self.settings:
+            return
+        names = sorted(set(before) | set(self.settings))
+        changed = [name for name in names if before.get(name) != self.settings.get(name)]
+        raise UserError(
+            f"--out {self.folder}: holds predictions that were made otherwise "
+            f"({', '.join(changed)}): give another --out, or --overwrite to replace them"
+        )
+
+    def _write_picture(self, kind: str, path: Path, photo: Photo, prediction: Prediction) -> None:
+        if kind == "map":
+            _write_image(path, map_picture(prediction.map, self.wanted.map_bits))
+        elif kind == "mask":
+            _write_image(path, prediction.mask.astype(np.uint8) * np.uint8(255))
+        else:
+            pixels, _ = photo.read()
+            _write_image(path, overlay(pixels, prediction)[:, :, ::-1])
+
+
+def map_picture(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Return a map as whole numbers, rounded: 1 becomes 255 (8 bits) or 65535 (16 bits)."""
+    full = (1 << bits) - 1
+    kind = np.uint8 if bits == MAP_BITS[0] else np.uint16
+    return np.rint(values.astype(np.float64) * full).astype(kind)
+
+
+def overlay(pixels: NDArray[np.uint8], prediction: Prediction) -> NDArray[np.uint8]:
+    """Draw a map over its photograph: coloured by its probabilities, with the mask outlined.
+
+    Args:
+        pixels: The photograph, uint8, H x W x 3.
+        prediction: Of the same size.
+
+    Returns:
+        uint8, H x W x 3.
+    """
+    share = (_HEAT_SHARE * prediction.map)[:, :, None]
+    drawn = pixels * (1 - share) + np.array(_HEAT, np.float32) * share
+    picture = np.ascontiguousarray(np.rint(drawn).astype(np.uint8))
+    mask = prediction.mask.astype(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    width = max(1, round(max(pixels.shape[:2]) / _OUTLINE_SHARE))
+    for colour, thickness in zip(_OUTLINE, (3 * width, width), strict=True):
+        cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA)
+    return picture
+
+
+def _write_image(path: Path, picture: NDArray[Any]) -> None:
+    """Write grey, or colour in OpenCV's order, by the suffix of the path."""
+    effort = [cv2.IMWRITE_PNG_COMPRESSION, _PNG_EFFORT, cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+    done, content = cv2.imencode(path.suffix, np.ascontiguousarray(picture), effort)
+    if not done:
+        raise UserError(f"{path}: the picture cannot be encoded")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.tobytes())
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return a file's dictionary; None where there is none, or something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _line(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as the tables have it: what its settings say stands beside the rest."""
+    flat = {**record["settings"], **record}
+    return {column: flat.get(column) for column in COLUMNS}
+
+
+def _as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

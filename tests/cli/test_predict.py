@@ -1,0 +1,214 @@
+"""`benco predict`: its files, what it does again, and what it says of mistakes."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sparsevit_plugin.cli.main import main
+from sparsevit_plugin.harness import prediction_files
+from sparsevit_plugin.harness.predict import Localiser, Prediction
+from sparsevit_plugin.harness.prediction_files import COLUMNS, map_picture, overlay
+from sparsevit_plugin.results.store import load
+from tests.harness.helpers import save_tiny
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture
+def photos(tmp_path, make_photo) -> Path:
+    for number, size in enumerate([(40, 56), (64, 64), (75, 50)]):
+        make_photo(tmp_path / f"photos/{number}.png", size, number)
+    return tmp_path / "photos"
+
+
+def run(checkpoint, out, *words) -> int:
+    shared = ["--checkpoint", str(checkpoint), "--out", str(out), "--device", "cpu"]
+    return main(["predict", *map(str, words), *shared, "--num-workers", "0"])
+
+
+def read(path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def table(out) -> list[dict]:
+    with (out / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_photograph_has_its_pictures_and_a_line(photos, checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(checkpoint, out, photos, "--threshold", "0.4", "--map-bits", "16") == 0
+    expected = Localiser(checkpoint, device="cpu", threshold=0.4)(sorted(photos.iterdir()))
+    rows = table(out)
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows] == [line["name"] for line in lines] == ["0", "1", "2"]
+    for prediction, row, line in zip(expected, rows, lines, strict=True):
+        assert list(row) == list(line) == list(COLUMNS)
+        stored = read(out / row["map"])
+        assert stored.dtype in (np.uint16, np.int32)  # as Pillow opens 16-bit grey
+        np.testing.assert_array_equal(stored, np.rint(prediction.map.astype(float) * 65535))
+        np.testing.assert_array_equal(read(out / row["mask"]), prediction.mask * 255)
+        assert read(out / row["overlay"]).shape == (*prediction.map.shape, 3)
+        assert line["score"] == prediction.score
+        assert line["tampered_pixels"] == prediction.mask.sum()
+        assert line["tampered_area"] == prediction.mask.mean()
+        assert (line["height"], line["width"]) == prediction.map.shape
+        assert (line["threshold"], line["precision"], line["backend"]) == (0.4, "32", "torch")
+        assert line["seconds"] > 0
+    assert "3 photographs; 0 passed over" in capsys.readouterr().out
+    assert not (out / "passed-over.csv").exists()
+
+
+def test_damaged_files_are_passed_over_and_told(photos, checkpoint, tmp_path, capsys):
+    (photos / "bad.jpg").write_text("no photograph")
+    out = tmp_path / "out"
+    assert run(checkpoint, out, photos) == 1
+    assert len(table(out)) == 3
+    assert 'bad.jpg,"is a text file, not an image"' in (out / "passed-over.csv").read_text()
+    assert "passed over" in capsys.readouterr().out
+    (photos / "bad.jpg").unlink()
+    assert run(checkpoint, out, photos) == 0
+    assert not (out / "passed-over.csv").exists()
+
+
+def test_finished_photographs_are_not_done_again(
+    photos, checkpoint, tmp_path, make_photo, monkeypatch
+):
+    out = tmp_path / "out"
+    seen: list[str] = []
+    stream = Localiser.stream
+
+    def recording(self, photographs):
+        seen.extend(photo.name for photo in photographs)
+        return stream(self, photographs)
+
+    monkeypatch.setattr(Localiser, "stream", recording)
+    assert run(checkpoint, out, photos) == 0
+    assert seen == ["0", "1", "2"]
+    seen.clear()
+    assert run(checkpoint, out, photos) == 0
+    assert seen == []
+    make_photo(photos / "1.png", (30, 30), 9)  # another photograph under the same name
+    (out / "maps/2.png").unlink()
+    assert run(checkpoint, out, photos) == 0
+    assert seen == ["1", "2"]
+    seen.clear()
+    assert run(checkpoint, out, photos, "--overwrite") == 0
+    assert seen == ["0", "1", "2"]
+    assert len(table(out)) == 3
+
+
+def test_an_interrupted_run_leaves_whole_files_and_goes_on(
+    photos, checkpoint, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    write = prediction_files.PredictionFolder.write
+
+    def interrupted(self, photo, prediction):
+        if photo.name == "1":
+            raise KeyboardInterrupt
+        return write(self, photo, prediction)
+
+    monkeypatch.setattr(prediction_files.PredictionFolder, "write", interrupted)
+    assert run(checkpoint, out, photos) == 130
+    assert [row["name"] for row in table(out)] == ["0"]
+    monkeypatch.undo()
+    assert run(checkpoint, out, photos) == 0
+    assert [row["name"] for row in table(out)] == ["0", "1", "2"]
+    assert not list(out.rglob("*.tmp*"))
+
+
+def test_results_made_otherwise_are_not_mixed(photos, checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(checkpoint, out, photos) == 0
+    before = (out / "predictions.csv").read_text()
+    assert run(checkpoint, out, photos, "--threshold", "0.3", "--fit", "pad") == 2
+    message = capsys.readouterr().err
+    assert "fit, threshold" in message
+    assert "--overwrite" in message
+    assert (out / "predictions.csv").read_text() == before
+    assert run(checkpoint, out, photos / "0.png", "--threshold", "0.3", "--overwrite") == 0
+    assert [row["threshold"] for row in table(out)] == ["0.3"]  # the others are of other settings
+
+
+def test_only_wanted_pictures_are_written(photos, checkpoint, tmp_path):
+    out = tmp_path / "out"
+    assert run(checkpoint, out, photos, "--write", "mask") == 0
+    assert (out / "masks/0.png").is_file()
+    assert not (out / "maps").exists()
+    assert table(out)[0]["map"] == ""
+    assert run(checkpoint, out, photos, "--write", "map,mask") == 0  # the maps are missing
+    assert (out / "maps/0.png").is_file()
+
+
+def test_the_maps_of_a_set_are_scored_as_benco_test_scores_them(
+    make_set, checkpoint, tmp_path, capsys
+):
+    data = make_set(tmp_path / "set", count=3)
+    shared = ["--test-data-path", str(data), "--output-dir"]
+    assert run(checkpoint, tmp_path / "out", data / "Tp", "--map-bits", "16") == 0
+    words = ["--model", "SparseViT_tiny", "--checkpoint", str(checkpoint), "--device", "cpu"]
+    assert main(["test", *words, *shared, str(tmp_path / "test"), "--num-workers", "0"]) == 0
+    score = ["score", "--pred", str(tmp_path / "out/maps"), "--name", "maps", *shared]
+    assert main([*score, str(tmp_path / "score")]) == 0
+    rows = [load(tmp_path / name).rows for name in ("test", "score")]
+    native = [r[r["score_at"] == "image"].sort_values("sample_name") for r in rows]
+    flips = np.abs(native[0]["tp"].to_numpy() - native[1]["tp"].to_numpy())
+    assert flips.max() <= 2  # a map is rounded to 1 / 65535
+    np.testing.assert_allclose(native[0]["auc"], native[1]["auc"], atol=1e-3)
+
+
+def test_tiles_and_arguments_reach_the_model(photos, checkpoint, tmp_path):
+    words = ("--tile", "32", "--tile-overlap", "0", "--argument", "image_pooling=mean")
+    assert run(checkpoint, tmp_path / "out", photos, *words, "--batch-size", "2") == 0
+    settings = json.loads((tmp_path / "out/settings.json").read_text())["settings"]
+    assert (settings["tile"], settings["tile_overlap"], settings["fit"]) == (32, 0, "grid")
+    assert settings["model_arguments"]["image_pooling"] == "mean"
+    assert {row["tile"] for row in table(tmp_path / "out")} == {"32"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--write", "maps"], 'Did you mean "map"'),
+        (["--argument", "sparsity"], "NAME=VALUE"),
+        (["--argument", "sparsety=group"], "sparsity"),
+        (["--threshold", "2"], "--threshold"),
+        (["--tiles", "64"], 'Did you mean "--tile"'),
+        (["--map-bits", "12"], "map-bits"),
+    ],
+)
+def test_mistakes_are_one_line(photos, checkpoint, capsys, words, message):
+    assert run(checkpoint, photos.parent / "out", photos, *words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def test_a_map_is_rounded_to_its_bits():
+    values = np.array([[0, 0.5, 1, 1 / 255]], np.float32)
+    assert map_picture(values, 8).tolist() == [[0, 128, 255, 1]]
+    assert map_picture(values, 16).tolist() == [[0, 32768, 65535, 257]]
+    assert map_picture(values, 8).dtype == np.uint8
+    assert map_picture(values, 16).dtype == np.uint16
+
+
+def test_an_overlay_colours_what_is_tampered_and_leaves_the_rest():
+    pixels = np.full((60, 80, 3), 100, np.uint8)
+    values = np.zeros((60, 80), np.float32)
+    values[20:40, 30:60] = 1
+    drawn = overlay(pixels, Prediction("a", values, 1.0))
+    assert (drawn[:15] == 100).all()
+    assert (drawn[30, 45] != 100).any()
+    assert drawn[30, 45, 0] > drawn[30, 45, 1]
+    assert (drawn[20, 40] > 200).all()  # the outline
