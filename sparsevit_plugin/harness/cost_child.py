@@ -2,12 +2,11 @@
 
 Questions, each a line of JSON with `do`:
 
-- `build`: a subject, the words of its `benco test` command, and a mode.
+- `build`: the words of a `benco test` command, threads, and a mode.
 - `prepare`: a batch size. Measures memory, warms up and answers with both.
 - `run`: a number of calls. Answers with the seconds of each.
 """
 
-import contextlib
 import ctypes
 import gc
 import os
@@ -20,14 +19,13 @@ from typing import Any, Final, Protocol
 import torch
 from torch import Tensor, nn
 
-from sparsevit_plugin.backends import Choice, prepare, settle
 from sparsevit_plugin.backends.choices import TORCH
-from sparsevit_plugin.backends.torch import AUTOCAST
+from sparsevit_plugin.backends.from_config import choice_of, fabric_for, predictor_for
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.child_process import serve
 from sparsevit_plugin.harness.complexity import example_inputs
-from sparsevit_plugin.harness.config import resolve
-from sparsevit_plugin.harness.devices import PRECISIONS, accelerator_of
+from sparsevit_plugin.harness.config import Config, resolve
+from sparsevit_plugin.harness.devices import PRECISIONS
 from sparsevit_plugin.harness.pipeline import build_model
 
 TRAINING: Final = "training"
@@ -40,7 +38,6 @@ _MOST_WARM_UP: Final = 10
 _KIB: Final = 1024
 
 Call = Callable[[], object]
-Scope = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 class Memory(Protocol):
@@ -137,33 +134,28 @@ class Worker:
     def answer(self, question: dict[str, Any]) -> Mapping[str, Any]:
         """Answer one question, see the module."""
         if question["do"] == "build":
-            return self._build(question["subject"], question["words"], question["mode"])
+            return self._build(question["words"], question["threads"], question["mode"])
         if question["do"] == "prepare":
             return self._prepare(question["batch_size"])
         return {"seconds": self._timed(question["calls"])}
 
-    def _build(self, subject: dict[str, Any], words: list[str], mode: str) -> dict[str, Any]:
-        if subject["threads"] is not None:
-            torch.set_num_threads(subject["threads"])
+    def _build(self, words: list[str], threads: int | None, mode: str) -> dict[str, Any]:
+        if threads is not None:
+            torch.set_num_threads(threads)
         self._cfg = resolve("test", words)
-        kind, index = accelerator_of(self._cfg.device)
-        self._device = torch.device(kind) if index is None else torch.device(kind, index)
-        choice = settle(subject["backend"], subject["precision"], kind)
+        if mode == TRAINING:
+            refuse_without_backward(self._cfg)
+        self._fabric = fabric_for(self._cfg)
+        self._device = self._fabric.device
         _exercise(self._device)
         self._memory = memory_of(self._device)
         self._before = self._memory.held()
         model = build_model(self._cfg)
         if mode == TRAINING:
             self._model, self._step = model.to(self._device).train(), self._training_step
-            self._autocast = training_autocast(choice, kind)
         else:
-            self._model = prepare(
-                model,
-                backend=choice.backend,
-                precision=choice.precision,
-                device=self._device,
-                compiled=self._cfg.compile,
-            )
+            self._model = predictor_for(self._cfg, model, None, self._device)
+            self._model.train(self._cfg.no_model_eval)
             self._step = self._forward
         return {"threads": torch.get_num_threads()}
 
@@ -188,13 +180,13 @@ class Worker:
         }
 
     def _forward(self, inputs: Mapping[str, Any]) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), self._fabric.autocast():
             self._model(**inputs)
 
     def _training_step(self, inputs: Mapping[str, Any]) -> None:
         """Run forward, loss and backward; no optimiser."""
         self._model.zero_grad(set_to_none=True)
-        with self._autocast():
+        with self._fabric.autocast():
             loss = self._model(**inputs)["backward_loss"]
         if loss is None or not loss.requires_grad:
             raise UserError("the model has no loss to train by")
@@ -211,23 +203,18 @@ class Worker:
             gc.enable()
 
 
-def training_autocast(choice: Choice, kind: str) -> Scope:
-    """Return what makes the scope of a training step's forward pass.
-
-    Args:
-        choice: Backend and precision.
-        kind: Of the device.
+def refuse_without_backward(cfg: Config) -> None:
+    """Refuse to train on a backend or in a precision that only predicts.
 
     Raises:
-        UserError: Nothing is trained so.
+        UserError: The configuration asks for that.
     """
-    if choice.backend != TORCH or choice.precision not in PRECISIONS:
+    backend, precision = choice_of(cfg)
+    if backend != TORCH or precision not in PRECISIONS:
         raise UserError(
-            f"{choice.backend} {choice.precision} only predicts: a training step needs "
-            f"--backend {TORCH} and --precision {', '.join(PRECISIONS)}"
+            f"{backend} {precision} only predicts: a training step needs --backend {TORCH} and "
+            f"--precision {', '.join(PRECISIONS)}"
         )
-    dtype = AUTOCAST.get(choice.precision)
-    return contextlib.nullcontext if dtype is None else lambda: torch.autocast(kind, dtype)
 
 
 def warmed_up(timed: Callable[[], float]) -> tuple[int, bool]:

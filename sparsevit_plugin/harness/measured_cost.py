@@ -27,8 +27,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from sparsevit_plugin.backends import settle
 from sparsevit_plugin.backends.choices import TORCH
+from sparsevit_plugin.backends.from_config import choice_of
 from sparsevit_plugin.cards import load_model_card
 from sparsevit_plugin.files import write_json_atomic
 from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
@@ -55,7 +55,7 @@ class Subject:
         image_size: Side of the square input in pixels; None for the card's own.
         device: As `--device`.
         backend: What computes the predictions, see `sparsevit_plugin.backends`.
-        precision: One of the backend's, or `auto`: fp16 autocast on CUDA and fp32 elsewhere.
+        precision: One of the backend's, or `auto`: what the model is tested in by default.
         threads: Of the CPU; None for what PyTorch takes.
         imports: What `--import` was given.
         words: More words of a `benco test` command, as constructor arguments.
@@ -72,7 +72,9 @@ class Subject:
 
     def command(self) -> list[str]:
         """Return the words of the `benco test` command whose model this is; no set is read."""
-        given = ["--model", self.model, "--device", self.device]
+        given = ["--model", self.model, "--device", self.device, "--backend", self.backend]
+        if self.precision != "auto":
+            given += ["--precision", self.precision]
         if self.image_size is not None:
             given += ["--image-size", str(self.image_size)]
         if "--fit" not in self.words and load_model_card(self.model) is None:
@@ -252,7 +254,7 @@ def measure(
         UserError: The model is not registered, or its flags are wrong.
     """
     cfg = resolve("test", subject.command())
-    choice = settle(subject.backend, subject.precision, accelerator_of(cfg.device)[0])
+    choice = choice_of(cfg)
     found: list[Measurement] = []
     for mode in settings.modes:
         with contextlib.ExitStack() as stack:
@@ -296,7 +298,7 @@ class _Runner:
         self.reason = ""
         self._process = stack.enter_context(ChildProcess(_CHILD, _environment(subject)))
         self.facts = self._ask(
-            do="build", subject=asdict(subject), words=subject.command(), mode=mode
+            do="build", words=subject.command(), threads=subject.threads, mode=mode
         )
         self._ended = self.reason
 

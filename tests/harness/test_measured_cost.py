@@ -4,7 +4,6 @@ import json
 import math
 import os
 import textwrap
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -108,7 +107,7 @@ def subject(*words: str, size: int = 32, **more) -> Subject:
 def build(of: Subject, mode: str = "inference") -> Worker:
     worker = Worker()
     words = of.command()
-    worker.answer({"do": "build", "subject": asdict(of), "words": words, "mode": mode})
+    worker.answer({"do": "build", "words": words, "threads": None, "mode": mode})
     return worker
 
 
