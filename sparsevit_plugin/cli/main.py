@@ -58,6 +58,9 @@ VERBS = {
     ),
     "score": Verb("score maps that another program made, as rows of the same tables", "score"),
     "table": Verb("make tables from stored results", "table"),
+    "complexity": Verb(
+        "count parameters, MACs, FLOPs and activation memory of models", "complexity"
+    ),
     "data": Verb(
         "make, import, check and compare image sets",
         parts={
@@ -93,6 +96,7 @@ examples:
   benco score --pred maps --set CASIAv1 --data-root /data --name TheirMethod
   benco data check CASIA2.0
   benco models --probe SparseViT
+  benco complexity --models SparseViT,Trufor --image-size 512
 
 "benco VERB --help" lists a verb's options.
 "sparsevit" and "python -m sparsevit_plugin" are the same command.

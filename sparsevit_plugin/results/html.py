@@ -120,7 +120,7 @@ def _head(layout: Layout) -> Iterator[str]:
     """Yield the head: one line, or two where columns share their first."""
     two = layout.has_two_lines
     yield "<tr>"
-    yield _sortable("model", 0, "ascending", rows=2 if two else 1)
+    yield _sortable(layout.names, 0, "ascending", rows=2 if two else 1)
     place = 1
     for column, span in layout.spans():
         if column.sub:

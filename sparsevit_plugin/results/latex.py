@@ -75,7 +75,7 @@ def _head(layout: Layout) -> Iterator[str]:
     """Yield the lines of the head: one, or two with rules below what columns share."""
     if not layout.has_two_lines:
         yield _row(
-            ["model", *(_head_cell(column.top, column.top_count) for column in layout.columns)]
+            [layout.names, *(_head_cell(column.top, column.top_count) for column in layout.columns)]
         )
         return
     cells, rules, place = [""], [], 2
@@ -86,7 +86,9 @@ def _head(layout: Layout) -> Iterator[str]:
         place += span
     yield _row(cells)
     yield "".join(rules)
-    yield _row(["model", *(_head_cell(column.sub, column.sub_count) for column in layout.columns)])
+    yield _row(
+        [layout.names, *(_head_cell(column.sub, column.sub_count) for column in layout.columns)]
+    )
 
 
 def _head_cell(text: str, count: str) -> str:

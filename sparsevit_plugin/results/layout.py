@@ -102,6 +102,7 @@ class Layout:
         caption: Every convention.
         footnotes: Texts; the first has the number 1.
         remarks: Sentences below them.
+        names: The head of the column of names.
     """
 
     columns: tuple[LaidColumn, ...]
@@ -109,6 +110,7 @@ class Layout:
     caption: str
     footnotes: tuple[str, ...]
     remarks: tuple[str, ...]
+    names: str = "model"
 
     def spans(self) -> list[tuple[LaidColumn, int]]:
         """Return the first line of the head: each shared head with the number of its columns."""

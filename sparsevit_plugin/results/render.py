@@ -77,7 +77,7 @@ def print_grid(
 
 def grid(layout: Layout) -> list[list[str]]:
     """Return a layout's head and rows as text, without the headings of its blocks."""
-    rows = [["model", *(head_text(column) for column in layout.columns)]]
+    rows = [[layout.names, *(head_text(column) for column in layout.columns)]]
     for block in layout.blocks:
         for row in block.rows:
             cells = [cell_text(cell, lambda part: part.text) for cell in row.cells]
@@ -99,7 +99,7 @@ def cell_text(cell: LaidCell, styled: Callable[[Part], str]) -> str:
 
 def layout_to_markdown(layout: Layout) -> str:
     """Return a layout as Markdown: best figures bold, second ones underlined by a tag."""
-    rows = [["model", *(head_text(column) for column in layout.columns)]]
+    rows = [[layout.names, *(head_text(column) for column in layout.columns)]]
     for block in layout.blocks:
         if block.heading:
             rows.append([f"*{_literal(block.heading)}*", *("" for _ in layout.columns)])
@@ -130,7 +130,7 @@ def print_layout(layout: Layout, file: TextIO | None = None) -> None:
     """
     console = Console(file=file, highlight=False)
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(Text("model"), justify="left", overflow="fold")
+    table.add_column(Text(layout.names), justify="left", overflow="fold")
     for column in layout.columns:
         table.add_column(Text(head_text(column, "\n")), justify="right", overflow="fold")
     for place, block in enumerate(layout.blocks):

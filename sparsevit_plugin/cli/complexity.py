@@ -1,0 +1,190 @@
+"""`benco complexity`: parameters, MACs, FLOPs and activation memory of models, counted alike."""
+
+import argparse
+import fnmatch
+import io
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from sparsevit_plugin.errors import UserError, suggest
+from sparsevit_plugin.files import write_text_atomic
+from sparsevit_plugin.results.conventions import FORMATS
+
+if TYPE_CHECKING:
+    from sparsevit_plugin.complexity.columns import CostTable
+
+ALL = "all"
+OWN = "own"
+_MOST_DIGITS = 9
+_SHORT_COUNTERS = {"torch": "torch.utils.flop_counter", "fvcore": "fvcore", "hand": "hand"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `benco complexity`."""
+    parser.description = (
+        "Count what models cost on one photograph: parameters, multiply-accumulates, FLOPs and "
+        "activation memory. Nothing is computed where a model can be called by its shapes alone. "
+        "What is counted: docs/complexity.md."
+    )
+    parser.add_argument(
+        "--models",
+        default="all",
+        metavar="NAME[,NAME...]",
+        help="cards, registered models or patterns such as *resnet*; all = every card and every "
+        "registered localiser without one (default: all)",
+    )
+    parser.add_argument(
+        "--image-size",
+        default=OWN,
+        metavar="SIDE[,SIDE...]",
+        help="sides of the square input in pixels; own = what each model's card gives (default)",
+    )
+    parser.add_argument(
+        "--counter",
+        choices=_SHORT_COUNTERS,
+        default="torch",
+        help="torch.utils.flop_counter (default), fvcore, or the formulas of SparseViT by hand",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--module-depth",
+        type=int,
+        metavar="N",
+        help="show one model's modules down to this depth instead",
+    )
+    what.add_argument(
+        "--sparsity-table",
+        action="store_true",
+        help="show the cost of SparseViT's sparse blocks over the sparsity rate instead",
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="keep counts there, and take from there what was counted before",
+    )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="FILE.py|MODULE",
+        help="run the registrations of your own code first; may be repeated",
+    )
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=FORMATS, default="terminal", help="default: terminal")
+    parser.add_argument(
+        "--digits", type=int, default=2, metavar="N", help="after the point (default: 2)"
+    )
+    parser.add_argument(
+        "--standalone", action="store_true", help="with latex: a document that compiles by itself"
+    )
+    parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print or write the table.
+
+    Raises:
+        UserError: A name, a size or a combination of options is wrong.
+    """
+    sides = _sides(args.image_size)
+    _check(args, sides)
+    _write(_table(args, sides), args)
+    return 0
+
+
+def _table(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable":
+    from sparsevit_plugin.harness.complexity_table import (
+        complexity_table,
+        module_table,
+        sparsity_table,
+    )
+
+    if args.sparsity_table:
+        return sparsity_table(sides)
+    counter = _SHORT_COUNTERS[args.counter]
+    models = _model_names(args.models, args.imports)
+    if args.module_depth is None:
+        return complexity_table(models, sides, counter, args.cache)
+    if len(models) > 1:
+        raise UserError("--module-depth shows one model: give its name by --models")
+    return module_table(models[0], sides[0], args.module_depth, counter)
+
+
+def _model_names(text: str, imports: Sequence[str]) -> list[str]:
+    """Return the names that `--models` means, each once.
+
+    Raises:
+        UserError: A word means no model, or an import fails.
+    """
+    from sparsevit_plugin.cards import card_names
+    from sparsevit_plugin.cli.models import is_localiser
+    from sparsevit_plugin.registration import import_user, register_all
+
+    register_all()
+    import_user(list(imports))
+    registered = register_all()
+    others = [
+        name for name in registered if is_localiser(registered[name].constructor) is not False
+    ]
+    known = list(dict.fromkeys([*card_names(), *others]))
+    found: list[str] = []
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        chosen = known if word == ALL else fnmatch.filter(known, word)
+        if not chosen:
+            hint = suggest(word, known)
+            raise UserError(f'--models: no model "{word}".{hint} "benco models" lists them')
+        found += chosen
+    if not found:
+        raise UserError("--models names no model: give all, names or patterns")
+    return list(dict.fromkeys(found))
+
+
+def _check(args: argparse.Namespace, sides: Sequence[int | None]) -> None:
+    if not 0 <= args.digits <= _MOST_DIGITS:
+        raise UserError(f"--digits {args.digits}: give 0 to {_MOST_DIGITS}")
+    if args.standalone and args.format != "latex":
+        raise UserError("--standalone is of --format latex")
+    if args.module_depth is not None and (args.module_depth < 0 or len(sides) > 1):
+        raise UserError("--module-depth takes 0 or more, and one --image-size")
+
+
+def _sides(text: str) -> list[int | None]:
+    """Read `--image-size`; None stands for each model's own."""
+    sides: list[int | None] = []
+    for word in filter(None, (word.strip() for word in text.split(","))):
+        if word != OWN and not (word.isdecimal() and int(word)):
+            raise UserError(f'--image-size: "{word}" is neither {OWN} nor a number of pixels')
+        sides.append(None if word == OWN else int(word))
+    if not sides:
+        raise UserError(f"--image-size names no size: give {OWN}, or pixels such as 512")
+    return list(dict.fromkeys(sides))
+
+
+def _write(table: "CostTable", args: argparse.Namespace) -> None:
+    text = io.StringIO()
+    _show(table, args, sys.stdout if args.out is None else text)
+    if args.out is not None:
+        write_text_atomic(args.out, text.getvalue())
+        print(f"wrote {args.out}")
+
+
+def _show(table: "CostTable", args: argparse.Namespace, stream: TextIO) -> None:
+    from sparsevit_plugin.results import html, latex, render
+
+    if args.format == "csv":
+        stream.write(table.to_csv())
+        return
+    layout = table.layout(args.digits)
+    if args.format == "terminal":
+        render.print_layout(layout, stream)
+    elif args.format == "markdown":
+        stream.write(render.layout_to_markdown(layout))
+    elif args.format == "html":
+        stream.write(html.to_html(layout, table.title))
+    else:
+        stream.write(latex.to_latex(layout, "complexity", standalone=args.standalone))
