@@ -201,7 +201,9 @@ class CheckedDataset(AbstractDataset):
         # IMDLBenCo hands on here, untouched, what its __getitem__ was called with: the sample,
         # read already.
         height, width = index.mask.shape
-        mask = np.repeat(index.mask[:, :, None], 3, axis=2)
+        mask = index.mask[:, :, None]
+        if self.common_transforms is not None:
+            mask = np.repeat(mask, 3, axis=2)  # as transforms expect; else one channel is enough
         size = (width, height)
         return index.image, mask, index.label, size, size, index.image_path, index.mask_path
 

@@ -297,12 +297,22 @@ def decode_mask(path: Path | str) -> Mask:
     smallest = _EIGHT_BIT if file_format in _LOSSY_FORMATS else 1
     full = _full_value(path, samples, smallest)
     if samples.dtype == np.uint8 and samples.ndim == 3 and _is_grey(samples):  # noqa: PLR2004
-        samples = samples[..., 0]  # a grey mask, read as colour: a third of the work
+        samples = np.ascontiguousarray(samples[..., 0])  # grey, stored as colour
+    if samples.dtype == np.uint8 and samples.ndim == 2:  # noqa: PLR2004 (axes)
+        # By a table of the 256 values: a tenth of the work.
+        values = np.arange(_EIGHT_BIT + 1, dtype=np.uint8)
+        counts = cv2.calcHist([samples], [0], None, [values.size], [0, values.size])
+        binary = not counts[(values != 0) & (values != full)].any()
+        return Mask(cv2.LUT(samples, _tampered(values, full)), binary)
+    binary = bool(np.all((samples == 0) | (samples == full)))
+    return Mask(_tampered(samples, full), binary)
+
+
+def _tampered(samples: NDArray, full: int) -> NDArray[np.uint8]:
+    """Apply `MASK_RULE` to samples of H x W, H x W x 3 or N: 255 where tampered, else 0."""
     scaled = samples.astype(np.float32) * (_EIGHT_BIT / full)
     grey = scaled.mean(axis=2) if scaled.ndim == 3 else scaled  # noqa: PLR2004 (axes)
-    tampered = grey > TAMPERED_ABOVE
-    binary = bool(np.all((samples == 0) | (samples == full)))
-    return Mask(tampered.astype(np.uint8) * np.uint8(_EIGHT_BIT), binary)
+    return (grey > TAMPERED_ABOVE).astype(np.uint8) * np.uint8(_EIGHT_BIT)
 
 
 def _is_grey(samples: NDArray) -> bool:
@@ -336,7 +346,7 @@ def decode_samples(
         file_format = picture.format or ""
         if is_wide_colour:
             samples = None
-        elif picture.mode in ("F", "I") or picture.mode.startswith("I;16"):
+        elif picture.mode in ("F", "I", "L") or picture.mode.startswith("I;16"):
             samples = np.array(picture)
         else:
             samples = np.array(_as_rgb(picture))
@@ -433,7 +443,7 @@ def _to_eight_bits(samples: NDArray, full: int) -> NDArray[np.uint8]:
 
 def _three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if pixels.ndim == 2:  # noqa: PLR2004 (axes)
-        return np.repeat(pixels[:, :, None], 3, axis=2)
+        return cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
     return pixels
 
 
