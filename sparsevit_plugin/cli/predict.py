@@ -169,5 +169,6 @@ def _tell(out: Path, done: list[dict[str, Any]], before: int, bad: list[tuple[Pa
     for path, reason in bad:
         print(f"passed over {path}: {reason}")
     finished = f", {before} of them finished before" if before else ""
-    print(f"{len(done)} photographs{finished}; {len(bad)} passed over")
+    noun = "photograph" if len(done) == 1 else "photographs"
+    print(f"{len(done)} {noun}{finished}; {len(bad)} passed over")
     print(f"table: {out / 'predictions.csv'}")

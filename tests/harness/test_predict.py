@@ -102,6 +102,16 @@ def test_photographs_of_one_size_are_seen_together_and_change_nothing(photograph
         np.testing.assert_allclose(one.map, other.map, atol=1e-5)
 
 
+def test_tiles_compose_with_another_backend(checkpoint, tmp_path, make_photo):
+    pytest.importorskip("openvino")
+    path = make_photo(tmp_path / "a.png", (75, 90))
+    options = {"device": "cpu", "tile": 32, "tile_overlap": 0, "batch_size": 2}
+    exported = Localiser(checkpoint, backend="openvino", **options)
+    assert exported.settings()["backend"] == "openvino"
+    expected = Localiser(checkpoint, **options)(path)
+    np.testing.assert_allclose(exported(path).map, expected.map, rtol=0, atol=1e-5)
+
+
 # --- pictures of every kind -----------------------------------------------------------------------
 
 
