@@ -1,7 +1,8 @@
 """Fixtures shared by all tests: small photographs and sets made on the spot, no download."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,15 @@ def mask_array(height: int, width: int, seed: int) -> np.ndarray:
     mask = np.zeros((height, width), np.uint8)
     mask[top : top + height // 3, left : left + width // 3] = 255
     return mask
+
+
+@pytest.fixture(autouse=True)
+def plain_kernels() -> Iterator[None]:
+    """A command run within a test chooses kernels for the process: undo that."""
+    yield
+    kernels = sys.modules.get("sparsevit_plugin.model.kernels")
+    if kernels:  # not imported before: some tests count what a command imports
+        kernels.use_kernels(kernels.Kernels())
 
 
 MakePhoto = Callable[..., Path]

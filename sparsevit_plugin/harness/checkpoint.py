@@ -40,6 +40,7 @@ class TrainingState:
         config_hash: Hash of the settings that change the weights.
         skipped: Names of the bad images that were passed over.
         finished: Whether all epochs are done.
+        kernels: What computed on a CPU, see `model.kernels`; empty on another device.
     """
 
     model: dict[str, Tensor]
@@ -51,6 +52,7 @@ class TrainingState:
     config_hash: str = ""
     skipped: list[str] = field(default_factory=list)
     finished: bool = False
+    kernels: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(state: TrainingState, path: Path) -> None:

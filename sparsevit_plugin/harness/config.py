@@ -116,6 +116,8 @@ class Config:
     backend: str
     calibration_data: str
     calibration_images: int
+    matmul: str
+    activation_checkpointing: bool
     compile: bool
     find_unused_parameters: bool
     output_dir: str
@@ -531,9 +533,10 @@ def _check_complete(cfg: Config, takes: Mapping[str, Argument], needs_data: bool
 
 def _precision(cfg: Config) -> str:
     """Return the precision in its own word; a card's or a recipe's is meant for PyTorch."""
-    if cfg.backend != TORCH and cfg.origin["precision"] != _FLAG:
-        return "auto"
-    return SPELLINGS.get(cfg.precision, cfg.precision)
+    if cfg.backend == TORCH:
+        return SPELLINGS.get(cfg.precision, cfg.precision)
+    named = cfg.precision if cfg.origin["precision"] == _FLAG else "auto"
+    return settle(cfg.backend, named, cfg.device).precision
 
 
 def _check_precision(cfg: Config) -> None:

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.harness.processor import set_up_processor
 
 PRECISIONS = {"32": "32-true", "16-mixed": "16-mixed", "bf16-mixed": "bf16-mixed"}
 
@@ -29,14 +30,23 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def make_fabric(device: str, precision: str, *, find_unused_parameters: bool = False) -> Fabric:
-    """Return a launched Fabric for this process.
+def make_fabric(
+    device: str,
+    precision: str,
+    *,
+    find_unused_parameters: bool = False,
+    matmul: str = "auto",
+    purpose: str = "inference",
+) -> Fabric:
+    """Return a launched Fabric for this process, its processor set up for the purpose.
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `auto` (fp16 autocast on a GPU as upstream, else fp32), `32`, `16-mixed` or
             `bf16-mixed`.
         find_unused_parameters: Passed to DistributedDataParallel.
+        matmul: `auto`, `mkl` or `onednn`: which library multiplies matrices on a CPU.
+        purpose: `inference` or `training`.
 
     Raises:
         UserError: If the device is not there.
@@ -53,6 +63,8 @@ def make_fabric(device: str, precision: str, *, find_unused_parameters: bool = F
         precision=chosen,  # type: ignore[arg-type]
     )
     fabric.launch()
+    if accelerator == "cpu":
+        set_up_processor(matmul, purpose)
     return fabric
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sparsevit_plugin.model.kernels import current_kernels
 from sparsevit_plugin.versions import DISTRIBUTION, git_commit, installed_version
 
 LIBRARIES = (
@@ -47,7 +48,11 @@ def describe_device(device: torch.device) -> str:
 
 
 def run_facts(device: torch.device, precision: str, world_size: int) -> dict[str, Any]:
-    """Return the part of a manifest that describes the code, the machine and the command."""
+    """Return the part of a manifest that describes the code, the machine and the command.
+
+    On a CPU `kernels` says which implementations computed, see `model.kernels`.
+    """
+    kernels = {"kernels": current_kernels().to_dict()} if device.type == "cpu" else {}
     return {
         "code_version": code_version(),
         "libraries": library_versions(),
@@ -56,4 +61,5 @@ def run_facts(device: torch.device, precision: str, world_size: int) -> dict[str
         "device": describe_device(device),
         "precision": precision,
         "world_size": world_size,
+        **kernels,
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sparsevit_plugin.backends.choices import BACKENDS
+from sparsevit_plugin.model.choices import MATMULS
 
 VERBS: Final = ("train", "test")
 TRAIN: Final = ("train",)
@@ -567,6 +568,26 @@ def _device_options() -> list[Option]:
             group,
             verbs=("test",),
             minimum=1,
+        ),
+        Option(
+            "matmul",
+            "str",
+            "auto",
+            "Which library multiplies matrices on a CPU: auto measures once and takes the faster "
+            "(benco env shows it). The results are equal but for rounding.",
+            group,
+            choices=MATMULS,
+            affects_results=False,
+        ),
+        Option(
+            "activation_checkpointing",
+            "bool",
+            False,
+            "Keep only the input of each attention block for the backward pass and run the block "
+            "again there: less memory for more time. For models that can, as SparseViT.",
+            group,
+            verbs=TRAIN,
+            affects_results=False,
         ),
         Option("compile", "bool", False, "Compile the model with torch.compile.", group),
         Option(

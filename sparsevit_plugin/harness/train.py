@@ -52,6 +52,7 @@ from sparsevit_plugin.harness.progress import Progress
 from sparsevit_plugin.harness.sampling import GlobalBatchSampler, Key, derive_seed
 from sparsevit_plugin.harness.schedule import WarmupCosine, make_optimizer
 from sparsevit_plugin.harness.sources import fingerprint, hold_out
+from sparsevit_plugin.model.kernels import Kernels, current_kernels, use_kernels
 from sparsevit_plugin.model.weights import save_safetensors
 from sparsevit_plugin.results.store import Store
 
@@ -228,6 +229,8 @@ class Trainer:
         cfg, fabric = self.cfg, self.fabric
         self.bare = build_model(cfg)
         self.pretraining = pretraining_facts(cfg, self.bare)
+        if cfg.activation_checkpointing:
+            self._checkpoint_activations()
         if cfg.checkpoint:
             self.pretraining["start"] = load_checkpoint(self.bare, Path(cfg.checkpoint))
         if not any(parameter.requires_grad for parameter in self.bare.parameters()):
@@ -247,6 +250,15 @@ class Trainer:
         self.module: nn.Module = torch.compile(self.bare) if cfg.compile else self.bare  # type: ignore[assignment]
         self.model, self.optimizer = fabric.setup(self.module, optimizer)
 
+    def _checkpoint_activations(self) -> None:
+        turn_on = getattr(self.bare, "checkpoint_activations", None)
+        if turn_on is None:
+            raise UserError(
+                f"--activation-checkpointing: {self.cfg.model} has no checkpoint_activations(); "
+                "leave it out, or take a smaller --batch-size with --accum-iter"
+            )
+        turn_on()
+
     def _start_state(self) -> TrainingState:
         """Continue the run that the output folder holds, or start one; refuse to mix two."""
         cfg = self.cfg
@@ -260,6 +272,7 @@ class Trainer:
                 optimizer={},
                 epoch=cfg.start_epoch,
                 config_hash=self.identity,
+                kernels=current_kernels().to_dict() if self.fabric.device.type == "cpu" else {},
             )
         state = load_state(path)
         if state.config_hash and state.config_hash != self.identity:
@@ -280,6 +293,8 @@ class Trainer:
                 f"{path} belongs to another model than {self.cfg.model} as configured; to start "
                 "from its weights alone pass it as --checkpoint"
             ) from error
+        if state.kernels and self.fabric.device.type == "cpu":
+            use_kernels(Kernels.from_dict(state.kernels))
         if state.scaler:
             self.fabric.strategy.precision.load_state_dict(state.scaler)
 
@@ -601,7 +616,11 @@ def prepare_training(cfg: Config, identity: str = "") -> Trainer:
     """
     data = read_training_data(cfg)
     fabric = make_fabric(
-        cfg.device, cfg.precision, find_unused_parameters=cfg.find_unused_parameters
+        cfg.device,
+        cfg.precision,
+        find_unused_parameters=cfg.find_unused_parameters,
+        matmul=cfg.matmul,
+        purpose="training",
     )
     if fabric.is_global_zero:
         prove_writable(Path(cfg.output_dir), "--output-dir")

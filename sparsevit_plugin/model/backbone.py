@@ -16,6 +16,7 @@ from sparsevit_plugin.model.blocks import (
     SparseBlock,
     channels_first,
 )
+from sparsevit_plugin.model.memory import checkpointed
 
 STAGES = 4
 PATCHES = (4, 2, 2, 2)
@@ -125,6 +126,7 @@ class SparseViTBackbone(nn.Module):
         self.taps3, self.taps4 = schedule3.taps, schedule4.taps
         self.embed_dim = tuple(embed_dim)
         self.last_only = last_only
+        self.checkpointing = False
 
         convolutions = [
             nn.ModuleList(ConvBlock(width, mlp_ratio, next(drop_rates)) for _ in range(blocks))
@@ -187,12 +189,12 @@ class SparseViTBackbone(nn.Module):
             return [], [last]
         return [*grids3[:-1], self.norm3(grids3[-1])], [*grids4[:-1], last]
 
-    @staticmethod
-    def _attend(grid: Tensor, blocks: nn.ModuleList, taps: Sequence[int]) -> list[Tensor]:
+    def _attend(self, grid: Tensor, blocks: nn.ModuleList, taps: Sequence[int]) -> list[Tensor]:
         """Run a stage and return the grids behind the blocks in `taps`."""
+        checkpointing = self.checkpointing and self.training and torch.is_grad_enabled()
         tapped = []
         for position, block in enumerate(blocks):
-            grid = block(grid)
+            grid = checkpointed(block, grid) if checkpointing else block(grid)
             if position in taps:
                 tapped.append(grid)
         return tapped

@@ -4,6 +4,12 @@ from collections.abc import Iterable
 
 from sparsevit_plugin.errors import UserError, suggest
 
+LIBRARIES = ("mkl", "onednn")
+"""What multiplies matrices on a CPU."""
+
+MATMULS = ("auto", *LIBRARIES)
+"""The same, or what a measurement finds faster."""
+
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
     """Raise `UserError` with the valid names unless `value` is one of `choices`."""

@@ -19,9 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsevit_plugin.model.choices import check_choice
-
-LIBRARIES = ("mkl", "onednn")
+from sparsevit_plugin.model.choices import LIBRARIES, check_choice
 
 
 @dataclass(frozen=True)

@@ -182,6 +182,14 @@ class SparseViT(nn.Module):
             small = small.float()
         return enlarge_logits(small, height, width)
 
+    def checkpoint_activations(self, on: bool = True) -> None:
+        """Keep only the input of each attention block for the backward pass, in training.
+
+        The backward pass runs each block again, so a step takes more time and much less memory. The
+        gradients are the same.
+        """
+        self.encoder_net.checkpointing = on
+
     def fuse(self) -> "FusedSparseViT":
         """Return a copy for inference alone, with everything constant folded into the weights.
 

@@ -117,7 +117,9 @@ def test_checkpoint_path_is_an_alias():
 @given(data=st.data())
 def test_spelling_does_not_matter(data):
     option = data.draw(st.sampled_from([o for o in OPTIONS if o.kind in ("int", "float")]))
-    value = data.draw(st.integers(1, 99)) if option.kind == "int" else data.draw(st.just(0.5))
+    least = max(1, int(option.minimum or 1))
+    whole = st.integers(least, least + 98)
+    value = data.draw(whole if option.kind == "int" else st.just(0.5))
     forms = [option.name, option.name.replace("_", "-")]
     mixed = "".join(data.draw(st.sampled_from("_-")) if c == "_" else c for c in option.name)
     verb = option.verbs[0]

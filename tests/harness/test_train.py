@@ -12,6 +12,7 @@ import torch
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.harness.checkpoint import load_state
 from sparsevit_plugin.harness.train import Trainer
+from sparsevit_plugin.model.kernels import current_kernels
 from sparsevit_plugin.results.store import load
 from tests.harness.helpers import (
     TINY,
@@ -52,6 +53,35 @@ def test_a_run_killed_at_any_step_resumes_to_the_weights_of_an_undisturbed_one(
     assert same_weights(tmp_path / "whole/best.safetensors", tmp_path / "killed/best.safetensors")
     positions = [point["position"] for point in points(tmp_path / "killed") if "lr" in point]
     assert positions == sorted(set(positions)) == list(range(6))
+
+
+def test_a_resumed_run_keeps_its_kernels(train_set, tmp_path, monkeypatch):
+    """Another machine's measurement, or another --matmul, does not change the run's arithmetic."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        kill_before_step(patch, 2)
+        assert run_train(train_set, out, "--save-every", "1", "--matmul", "onednn") == 130
+    assert load_state(out / "resume.pt").kernels["matmul"] == "onednn"
+    assert run_train(train_set, out, "--resume", "auto", "--matmul", "mkl") == 0
+    assert load_state(out / "resume.pt").kernels["matmul"] == "onednn"
+    assert current_kernels().matmul == "onednn"
+
+
+def test_activation_checkpointing_trains_the_same_weights(train_set, tmp_path):
+    model = ("--model", "SparseViT_tiny", "--drop_path", "0.3")
+    assert run_train(train_set, tmp_path / "plain", *model) == 0
+    assert run_train(train_set, tmp_path / "less", *model, "--activation-checkpointing") == 0
+    plain, less = (weights(tmp_path / name / "last.safetensors") for name in ("plain", "less"))
+    assert plain.keys() == less.keys()
+    for key, value in plain.items():
+        torch.testing.assert_close(less[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_activation_checkpointing_needs_a_model_that_can(train_set, tmp_path, capsys):
+    register_plain_convolution()
+    arguments = ("--model", "PlainConvolution", "--activation-checkpointing")
+    assert run_train(train_set, tmp_path / "run", *arguments) == 2
+    assert "PlainConvolution has no checkpoint_activations()" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -12,18 +12,10 @@ from sparsevit_plugin.model.kernels import (
     attend,
     current_kernels,
     linear,
-    use_kernels,
     using_kernels,
 )
 
 CHOICES = [Kernels(), Kernels("onednn"), Kernels("onednn", 1000, 1000), Kernels("mkl", 9, 0)]
-
-
-@pytest.fixture(autouse=True)
-def restored():
-    before = current_kernels()
-    yield
-    use_kernels(before)
 
 
 @pytest.mark.parametrize("kernels", CHOICES, ids=str)
