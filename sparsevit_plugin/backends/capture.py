@@ -18,8 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from sparsevit_plugin.model.kernels import Kernels, using_kernels
+
 GROUND_TRUTH: Final = ("mask", "edge_mask", "label")
 """What a model is trained against: never an input of a graph."""
+
+KERNELS: Final = Kernels()
+"""How a model of this package writes its products in a graph: linear layers as such."""
 
 OUTPUTS: Final = ("pred_mask", "pred_label")
 _EXAMPLES: Final = 2  # torch.export takes a batch of one for a constant
@@ -164,7 +169,8 @@ def capture(model: nn.Module, signature: Signature) -> ExportedProgram:
     if signature.batch is None:
         batch = Dim("batch", min=1)
         dynamic = {"tensors": {name: {0: batch} for name in example}}
-    with torch.no_grad(), quiet():
+    # What this machine's PyTorch computes fastest with is no concern of a graph.
+    with torch.no_grad(), quiet(), using_kernels(KERNELS):
         return torch.export.export(wrapped, (), example, dynamic_shapes=dynamic, strict=False)
 
 

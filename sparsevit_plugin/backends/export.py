@@ -27,13 +27,13 @@ from sparsevit_plugin.backends.capture import (
     MapModel,
     Signature,
     capture,
-    chosen_inputs,
     first_line,
     quiet,
     signature_of,
 )
 from sparsevit_plugin.backends.choices import INT8, ONNXRUNTIME, OPENVINO, require
 from sparsevit_plugin.backends.from_config import calibration_of
+from sparsevit_plugin.backends.torch import inference_copy
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import write_json_atomic
 from sparsevit_plugin.harness.config import Config
@@ -130,12 +130,13 @@ def export(model: nn.Module, request: ExportRequest) -> dict[str, Any]:
             PyTorch by more than the tolerance, or it cannot be written. No file is left then.
     """
     model = model.eval().requires_grad_(False)
+    source = inference_copy(model, torch.device("cpu"))
     calls = verification_calls(request.cfg, request.photographs)
-    signature = signature_of(model, calls[0])
-    fitting = [call for call in calls if signature_of(model, call) == signature]
+    signature = signature_of(source, calls[0])
+    fitting = [call for call in calls if signature_of(source, call) == signature]
     calibration = calibration_of(request.cfg) if request.quantised else None
     with _beside(request.out) as folder:
-        signature, program = _captured(model, request, signature)
+        signature, program = _captured(source, request, signature)
         _write(program, signature, folder, request, calibration)
         graph = _load(folder, request)
         difference = largest_difference(model, graph, signature, fitting)
@@ -192,7 +193,8 @@ def largest_difference(
         calls: Batches of one.
     """
     reference = MapModel(model, dict(signature.constants)).eval()
-    single = [chosen_inputs(model, call) for call in calls]
+    names = [one.name for one in signature.inputs]
+    single = [{name: call[name] for name in names} for call in calls]
     pairs = [
         {name: torch.cat([one[name], other[name]]) for name in one}
         for one, other in zip(single[::2], single[1::2], strict=False)

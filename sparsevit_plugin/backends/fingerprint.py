@@ -18,8 +18,8 @@ _OF_TORCH: Final = "torch."
 def model_fingerprint(model: nn.Module) -> str:
     """Hash all that makes a model's answers, as 64 hexadecimal digits.
 
-    That is its tensors (parameters, buffers and others), the classes of its modules with the files
-    that define them, and the modules' own settings: numbers, words, and what is made of these.
+    That is its tensors (parameters, buffers and others), the classes of its modules with the source
+    files around them, and the modules' own settings: numbers, words, and what is made of these.
 
     Args:
         model: Any module.
@@ -68,16 +68,19 @@ def _settled(value: object) -> object:
 
 
 def _source_files(model: nn.Module) -> list[Path]:
-    """Return the files of the modules' classes, those of PyTorch left out: its version is known."""
-    files = set()
-    for module in model.modules():
-        for kind in type(module).__mro__:
-            if kind.__module__.startswith(_OF_TORCH) or kind is object:
-                continue
-            try:
-                file = inspect.getsourcefile(kind)
-            except (OSError, TypeError):
-                continue
-            if file:
-                files.add(Path(file))
+    """Return the files that define the modules' classes, with all of a package's folder.
+
+    Classes call functions of their neighbours. PyTorch's own are left out: its version is known.
+    """
+    files: set[Path] = set()
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+    for kind in kinds - {object}:
+        if kind.__module__.startswith(_OF_TORCH):
+            continue
+        try:
+            file = Path(inspect.getsourcefile(kind) or "")
+        except (OSError, TypeError):  # written in a console, or in no Python
+            continue
+        in_package = (file.parent / "__init__.py").is_file()
+        files |= set(file.parent.glob("*.py")) if in_package else {file}
     return sorted(path for path in files if path.is_file())

@@ -1,6 +1,5 @@
 """A model on a backend, called as the model itself."""
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -23,11 +22,11 @@ from sparsevit_plugin.backends.capture import (
 )
 from sparsevit_plugin.backends.choices import INT8, ONNXRUNTIME, OPENVINO, TORCH, require, settle
 from sparsevit_plugin.backends.fingerprint import model_fingerprint
-from sparsevit_plugin.backends.torch import prepare_torch
+from sparsevit_plugin.backends.torch import inference_copy, prepare_torch
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.versions import DISTRIBUTION, installed_version
 
-EXPORT_VERSION: Final = 1
+EXPORT_VERSION: Final = 2
 """Raised when the same model would be exported differently: cached files are then made again."""
 
 GRAPHS: Final = 8
@@ -111,7 +110,8 @@ class ExportedPredictor(nn.Module):
         calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
-        source = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        source = inference_copy(model, torch.device("cpu"))
+        self._name = type(model).__name__
         # Not a submodule: it has no part in the predictor's mode, device and parameters.
         self._source = (source,)
         self.backend = backend
@@ -181,10 +181,8 @@ class ExportedPredictor(nn.Module):
             raise self._refusal(error) from error
 
     def _refusal(self, error: Exception) -> UserError:
-        name = type(self._source[0]).__name__
-        return UserError(
-            f"{name}: does not export to {self.backend}: {first_line(error)}; use --backend torch"
-        )
+        reason = f"does not export to {self.backend}: {first_line(error)}"
+        return UserError(f"{self._name}: {reason}; use --backend torch")
 
     def _load(self, signature: Signature) -> Graph:
         folder = self.cache.entry(

@@ -19,19 +19,25 @@ def prepare_torch(
 ) -> "TorchPredictor":
     """Return a copy of a model for inference.
 
-    A model that has a method `fuse()` says by it what it is in inference.
-
     Args:
         model: Left as it is.
         precision: One of the backend's.
         device: Where it computes.
         compiled: Whether it goes through `torch.compile`.
     """
+    return TorchPredictor(inference_copy(model, device), precision, compiled=compiled)
+
+
+def inference_copy(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a copy in evaluation mode; of a model that has a method `fuse()`, what that returns.
+
+    Args:
+        model: Left as it is.
+        device: Where the copy is.
+    """
     inner = copy.deepcopy(model).to(device).eval().requires_grad_(False)
     fuse = getattr(inner, "fuse", None)
-    if callable(fuse):
-        inner = fuse()
-    return TorchPredictor(inner, precision, compiled=compiled)
+    return fuse().eval() if callable(fuse) else inner
 
 
 class TorchPredictor(nn.Module):
