@@ -116,8 +116,9 @@ def photograph(kind: str, side: int, number: int) -> tuple[Tensor, NDArray[np.bo
     else:
         count = -(-side // part)
         samples = [maker.sample(Job("tiles", True, place)) for place in range(count * count)]
+        masks = [sample.mask for sample in samples if sample.mask is not None]  # all have one
         pixels = mosaic([sample.image for sample in samples], count)[:side, :side]
-        mask = mosaic([sample.mask for sample in samples], count)[:side, :side] > 0
+        mask = mosaic(masks, count)[:side, :side] > 0
     image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None].float() / 255
     mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
     return (image - mean) / deviation, mask
