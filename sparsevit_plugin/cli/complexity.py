@@ -5,11 +5,19 @@ import fnmatch
 import io
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from sparsevit_plugin.cli.complexity_plot import (
+    add_plot_arguments,
+    check_plot_arguments,
+    draw,
+    score_column,
+)
+from sparsevit_plugin.cli.complexity_time import add_time_arguments, check_time_arguments, measured
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.files import write_text_atomic
-from sparsevit_plugin.results.conventions import FORMATS
+from sparsevit_plugin.results.conventions import FORMATS, METRICS
 
 if TYPE_CHECKING:
     from sparsevit_plugin.complexity.columns import CostTable
@@ -29,10 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--models",
-        default="all",
         metavar="NAME[,NAME...]",
         help="cards, registered models or patterns such as *resnet*; all = every card and every "
-        "registered localiser without one (default: all)",
+        "registered localiser without one (default)",
     )
     parser.add_argument(
         "--image-size",
@@ -58,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show the cost of SparseViT's sparse blocks over the sparsity rate instead",
     )
+    what.add_argument(
+        "--with-protocol",
+        metavar="PROTOCOL_OR_FOLDER",
+        help="put the scores of a protocol's runs, or of a folder of runs, beside the costs of "
+        "their models; without --models only of these",
+    )
     parser.add_argument(
         "--cache",
         metavar="DIR",
@@ -71,7 +84,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.py|MODULE",
         help="run the registrations of your own code first; may be repeated",
     )
+    _add_scores(parser)
+    add_time_arguments(parser)
+    add_plot_arguments(parser)
     _add_output(parser)
+
+
+def _add_scores(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs", default="runs", metavar="DIR", help="where runs are (default: runs)"
+    )
+    parser.add_argument(
+        "--metric",
+        default="pixel_f1",
+        metavar="NAME[,NAME...]",
+        help=f"with --with-protocol: some of {', '.join(METRICS)} (default: pixel_f1)",
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -93,26 +121,64 @@ def run(args: argparse.Namespace) -> int:
     """
     sides = _sides(args.image_size)
     _check(args, sides)
-    _write(_table(args, sides), args)
+    check_time_arguments(args)
+    check_plot_arguments(args)
+    table = _table(args, sides)
+    _write(table, args)
+    draw(table, args, _score_to_draw(table, args))
     return 0
 
 
+def _score_to_draw(table: "CostTable", args: argparse.Namespace) -> str:
+    """Return the column of scores for `--plot`; empty where it is of none."""
+    if not (args.plot and args.with_protocol):
+        return ""
+    return score_column([column.name for column in table.columns], args.metric.split(",")[0])
+
+
 def _table(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable":
-    from sparsevit_plugin.harness.complexity_table import (
-        complexity_table,
-        module_table,
-        sparsity_table,
-    )
+    from sparsevit_plugin.harness.complexity_table import module_table, sparsity_table
 
     if args.sparsity_table:
         return sparsity_table(sides)
     counter = _SHORT_COUNTERS[args.counter]
-    models = _model_names(args.models, args.imports)
+    if args.with_protocol:
+        return _scored(args, sides)
+    models = _model_names(args.models or ALL, args.imports)
     if args.module_depth is None:
-        return complexity_table(models, sides, counter, args.cache)
+        return _counted(args, models, sides)
     if len(models) > 1:
         raise UserError("--module-depth shows one model: give its name by --models")
     return module_table(models[0], sides[0], args.module_depth, counter)
+
+
+def _scored(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable":
+    """Count the models of a protocol's runs, and put their scores beside."""
+    from sparsevit_plugin.cli.table import results_folder
+    from sparsevit_plugin.complexity.scores import with_scores
+    from sparsevit_plugin.results.columns import is_protocol
+    from sparsevit_plugin.results.store import load
+
+    protocol = args.with_protocol if is_protocol(args.with_protocol) else None
+    folder = results_folder(args.with_protocol, Path(args.runs))
+    metrics = [word.strip() for word in args.metric.split(",") if word.strip()]
+    table = load(folder).table(metrics, protocol=protocol)
+    models = list(dict.fromkeys(row.model for row in table.rows))
+    known = set(_model_names(ALL, args.imports))
+    if args.models:
+        models = _model_names(args.models, args.imports)
+    counted = [name for name in models if name in known]
+    return with_scores(_counted(args, counted, sides), table)
+
+
+def _counted(
+    args: argparse.Namespace, models: Sequence[str], sides: Sequence[int | None]
+) -> "CostTable":
+    """Count models, and measure them where `--time` asks for it."""
+    from sparsevit_plugin.harness.complexity_table import complexity_table
+
+    counter = _SHORT_COUNTERS[args.counter]
+    return measured(complexity_table(models, sides, counter, args.cache), args)
 
 
 def _model_names(text: str, imports: Sequence[str]) -> list[str]:
@@ -151,6 +217,9 @@ def _check(args: argparse.Namespace, sides: Sequence[int | None]) -> None:
         raise UserError("--standalone is of --format latex")
     if args.module_depth is not None and (args.module_depth < 0 or len(sides) > 1):
         raise UserError("--module-depth takes 0 or more, and one --image-size")
+    of_other = args.sparsity_table or args.module_depth is not None
+    if of_other and (args.time or args.plot):
+        raise UserError("--time and --plot are not of --module-depth or --sparsity-table")
 
 
 def _sides(text: str) -> list[int | None]:

@@ -140,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevit_plugin.results.paired import AUTOMATIC
     from sparsevit_plugin.results.store import load
 
-    folders = [_folder(word, Path(args.runs)) for word in args.what]
+    folders = [results_folder(word, Path(args.runs)) for word in args.what]
     results = load(*folders)
     table = results.table(
         _words(args.metric) or [],
@@ -179,7 +179,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--standalone is of --format latex")
 
 
-def _folder(word: str, runs: Path) -> Path:
+def results_folder(word: str, runs: Path) -> Path:
     """Return the folder of results that a word means: itself, or one below the runs.
 
     Raises:

@@ -50,6 +50,7 @@ class Complexity:
         live_parameters: Those that the prediction depends on.
         flops: Floating-point operations, where the counter gives them.
         by_module: MACs by the name of a module; not kept by `to_dict`.
+        by_operation: The same by the counter's names of operations; not kept either.
         not_counted: Group to operation to calls: what ran and is not in `macs`, without
             element-wise operations and those that move data.
         fourier_flops: Of the Fourier transforms among them, an estimate.
@@ -66,6 +67,7 @@ class Complexity:
     live_parameters: int | None = None
     flops: int | None = None
     by_module: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+    by_operation: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     not_counted: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     fourier_flops: float = 0.0
     peak_bytes: int | None = None
@@ -73,8 +75,8 @@ class Complexity:
     memory_reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON can hold it, without the counts of single modules."""
-        return {name: value for name, value in asdict(self).items() if name != "by_module"}
+        """Return it as JSON can hold it, without the counts of single modules and operations."""
+        return {name: value for name, value in asdict(self).items() if not name.startswith("by_")}
 
 
 def count(
@@ -121,6 +123,7 @@ def count(
         live_parameters=None if live is None else sum(itertools.compress(sizes, live)),
         flops=found.flops if found else None,
         by_module=found.by_module if found else {},
+        by_operation=found.by_operation if found else {},
         not_counted=grouped(found.not_counted) if found else {},
         fourier_flops=found.fourier_flops if found else 0.0,
         peak_bytes=peak,

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
-from torch import nn
 
 from sparsevit_plugin.complexity.columns import Column
 from sparsevit_plugin.complexity.hand import sparse_block
 from sparsevit_plugin.complexity.products import torch_products
-from sparsevit_plugin.complexity.shapes import in_mode
+from sparsevit_plugin.complexity.shapes import by_shape, in_mode
 from sparsevit_plugin.model.attention import Spacing
 from sparsevit_plugin.model.backbone import grid_size
 from sparsevit_plugin.model.blocks import SparseBlock
@@ -74,9 +73,8 @@ def block_rows(
 
 def _by_torch(rows: int, columns: int, channels: int, heads: int, rate: int) -> tuple[int, int]:
     """Return the MACs of a block's attention products and of the block, by PyTorch's counter."""
-    with torch.device("meta"):
-        block: nn.Module = SparseBlock(channels, heads, Spacing(rate))
-        grid = torch.empty(1, rows, columns, channels)
+    block = SparseBlock(channels, heads, Spacing(rate))
+    inputs = {"grid": torch.empty(1, rows, columns, channels)}
     with in_mode(block, training=False), torch.no_grad():
-        found = torch_products(block, {"grid": grid})
+        found = by_shape(block, inputs, torch_products)
     return found.by_operation.get("aten.bmm", 0), found.macs

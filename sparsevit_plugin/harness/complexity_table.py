@@ -76,10 +76,13 @@ def _distinct(name: str, sides: Sequence[int | None]) -> list[int | None]:
 def model_config(name: str, side: int | None, flags: Sequence[str] = ()) -> Config:
     """Return the configuration of a model at a size, as a test without a checkpoint has it.
 
+    A model without a card gets images that are resized.
+
     Raises:
         UserError: The card is wrong, or the size does not fit its arguments.
     """
     size = [] if side is None else ["--image-size", str(side)]
+    size += [] if load_model_card(name) else ["--fit", "resize"]
     return resolve("test", ["--model", name, "--test-data-path", "none", *size, *flags])
 
 
