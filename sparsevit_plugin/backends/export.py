@@ -33,7 +33,6 @@ from sparsevit_plugin.backends.capture import (
 )
 from sparsevit_plugin.backends.choices import INT8, ONNXRUNTIME, OPENVINO, require
 from sparsevit_plugin.backends.from_config import calibration_of
-from sparsevit_plugin.backends.torch import inference_copy
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import write_json_atomic
 from sparsevit_plugin.harness.config import Config
@@ -130,13 +129,12 @@ def export(model: nn.Module, request: ExportRequest) -> dict[str, Any]:
             PyTorch by more than the tolerance, or it cannot be written. No file is left then.
     """
     model = model.eval().requires_grad_(False)
-    source = inference_copy(model, torch.device("cpu"))
     calls = verification_calls(request.cfg, request.photographs)
-    signature = signature_of(source, calls[0])
-    fitting = [call for call in calls if signature_of(source, call) == signature]
+    signature = signature_of(model, calls[0])
+    fitting = [call for call in calls if signature_of(model, call) == signature]
     calibration = calibration_of(request.cfg) if request.quantised else None
     with _beside(request.out) as folder:
-        signature, program = _captured(source, request, signature)
+        signature, program = _captured(model, request, signature)
         _write(program, signature, folder, request, calibration)
         graph = _load(folder, request)
         difference = largest_difference(model, graph, signature, fitting)

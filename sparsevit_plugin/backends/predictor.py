@@ -1,5 +1,6 @@
 """A model on a backend, called as the model itself."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,11 +23,11 @@ from sparsevit_plugin.backends.capture import (
 )
 from sparsevit_plugin.backends.choices import INT8, ONNXRUNTIME, OPENVINO, TORCH, require, settle
 from sparsevit_plugin.backends.fingerprint import model_fingerprint
-from sparsevit_plugin.backends.torch import inference_copy, prepare_torch
+from sparsevit_plugin.backends.torch import prepare_torch
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.versions import DISTRIBUTION, installed_version
 
-EXPORT_VERSION: Final = 2
+EXPORT_VERSION: Final = 3
 """Raised when the same model would be exported differently: cached files are then made again."""
 
 GRAPHS: Final = 8
@@ -110,8 +111,8 @@ class ExportedPredictor(nn.Module):
         calibration: Calibration | None = None,
     ) -> None:
         super().__init__()
-        source = inference_copy(model, torch.device("cpu"))
-        self._name = type(model).__name__
+        # Not what `fuse()` returns: the libraries fold by themselves.
+        source = copy.deepcopy(model).cpu().eval().requires_grad_(False)
         # Not a submodule: it has no part in the predictor's mode, device and parameters.
         self._source = (source,)
         self.backend = backend
@@ -182,7 +183,7 @@ class ExportedPredictor(nn.Module):
 
     def _refusal(self, error: Exception) -> UserError:
         reason = f"does not export to {self.backend}: {first_line(error)}"
-        return UserError(f"{self._name}: {reason}; use --backend torch")
+        return UserError(f"{type(self._source[0]).__name__}: {reason}; use --backend torch")
 
     def _load(self, signature: Signature) -> Graph:
         folder = self.cache.entry(
