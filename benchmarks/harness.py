@@ -5,7 +5,7 @@ WHAT is one of
 * `metrics`: the exact figures of one map against scikit-learn's, at several sizes;
 * `test`, `train`: images per second of `benco test` and `benco train` against IMDLBenCo's own
   scripts, end to end, with the same model, images, batch size and loader processes;
-* `loaders`: `benco test` and `benco train` with different numbers of loader processes and threads;
+* `loaders`: `benco test` or `benco train` with different numbers of loader processes and threads;
 * `startup`: which packages the imports of `benco test` spend their time in;
 * `memory`: memory of `benco test` over 10,000 small images.
 
@@ -65,6 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--workers", type=int, default=1, help="loader processes (1)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of the model")
+    parser.add_argument("--verb", choices=("test", "train"), default="test", help="of loaders")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each kind (3)")
     parser.add_argument(
         "--figures",
@@ -279,20 +280,19 @@ def describe(found: dict[str, float], images: int) -> str:
 
 
 def compare_loaders(args: argparse.Namespace) -> None:
-    """Run `benco` with different numbers of loader processes and threads."""
+    """Run `benco test` or `benco train` with different numbers of loader processes and threads."""
     cores = os.cpu_count() or 1
     splits = [(0, cores), (1, cores), (1, max(1, cores - 1)), (cores, cores), (cores, 1), (0, 1)]
-    runs: dict[tuple[str, tuple[int, int]], list[dict[str, float]]] = defaultdict(list)
+    runs: dict[tuple[int, int], list[dict[str, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
         plan = {**prepare(args, Path(name)), "side": "ours"}
         for _ in range(args.rounds):
-            for verb in ("test", "train"):
-                for split in dict.fromkeys(splits):
-                    given = {**plan, "verb": verb, "workers": split[0]}
-                    runs[verb, split].append(run_child(given, Path(name), split[1]))
-    for (verb, (workers, threads)), found in runs.items():
+            for split in dict.fromkeys(splits):
+                given = {**plan, "verb": args.verb, "workers": split[0]}
+                runs[split].append(run_child(given, Path(name), split[1]))
+    for (workers, threads), found in runs.items():
         print(
-            f"{verb:5s} {workers} loader process(es), {threads} thread(s): "
+            f"{args.verb}: {workers} loader process(es), {threads} thread(s): "
             f"{describe(median_of(found), args.images)}"
         )
 

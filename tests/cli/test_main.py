@@ -34,7 +34,13 @@ def fake_verb(monkeypatch: pytest.MonkeyPatch):
     return install
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-v"], ["data", "--help"], ["trian"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["--help"], ["-v"], ["data", "--help"], ["trian"]),
+        *(["table", "--help"], ["test", "--help"], ["train", "--help"]),
+    ],
+)
 def test_the_start_imports_nothing_heavy(words):
     code = (
         "from sparsevit_plugin.cli.main import main\n"
@@ -44,6 +50,15 @@ def test_the_start_imports_nothing_heavy(words):
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
     assert start(code, *words).stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_a_run_imports_nothing_that_it_does_not_use():
+    code = (
+        "import sparsevit_plugin.cli.test, sparsevit_plugin.harness.testing\n"
+        "unused = {'jpeglib', 'openvino', 'nncf', 'onnxruntime', 'onnx', 'tensorboard'}\n"
+        "print('UNUSED', sorted(unused & set(sys.modules)))\n"
+    )
+    assert start(code, "test").stdout.splitlines()[-1] == "UNUSED []"
 
 
 def test_help_names_every_verb_and_gives_examples(capsys):
