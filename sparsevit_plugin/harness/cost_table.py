@@ -157,7 +157,7 @@ def measured_columns(settings: Settings, relative_to: str) -> list[Column]:
 def _columns_of(mode: str, size: int, relative_to: str, *, is_first: bool) -> list[Column]:
     done = _DONE[mode]
     time = "latency" if (mode, size) == ("inference", 1) else f"{done} of {size}"
-    each = f"of one {mode} {done} on {size} image{'s' if size > 1 else ''}"
+    each = f"in one {mode} {done} on {size} image{'s' if size > 1 else ''}"
 
     def column(name: str, unit: str, meaning: str, head: str = "", divisor: float = 1.0) -> Column:
         shown = head if is_first or name == "images_per_second" else ""
@@ -181,7 +181,7 @@ def _columns_of(mode: str, size: int, relative_to: str, *, is_first: bool) -> li
         column(
             "peak_bytes",
             "B",
-            f"that and the most memory {each} takes above it",
+            f"memory that the model holds, and the most that is taken above it {each}",
             f"{done} of {size} peak, MiB",
             _MIB,
         ),
