@@ -55,6 +55,8 @@ def test_a_set_is_tested_by_each_backend_with_rows_of_its_own(
     assert (by_torch - by_openvino).abs().max() < 1e-3
     quantised = rows["score"]["openvino"]["int8"] - rows["score"]["torch"]["32"]
     assert 0 < quantised.abs().max() < 0.15
+    graphs = [path.read_text() for path in Path(f"{checkpoint}.exports").glob("*/model.xml")]
+    assert sorted("FakeQuantize" in graph for graph in graphs) == [False, True]
     manifests = {m["number_format"]: m for m in load(out).manifests.values()}
     assert manifests["int8"]["calibration"]["images"] == 2
     assert manifests["int8"]["floats"] in ("32", "bf16")
