@@ -2,16 +2,25 @@
 
 import contextlib
 import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+
+from sparsevit_plugin.model.fused import FusedSparseViT
+from sparsevit_plugin.model.kernels import current_kernels, using_kernels
 
 AUTOCAST: Final = {
     "bf16": torch.bfloat16,
     "bf16-mixed": torch.bfloat16,
     "16-mixed": torch.float16,
 }
+
+
+BF16: Final = "bf16"
+"""Everything in bfloat16, where a model can; autocast converts the operands of products alone."""
 
 
 def prepare_torch(
@@ -23,9 +32,18 @@ def prepare_torch(
         model: Left as it is.
         precision: One of the backend's.
         device: Where it computes.
-        compiled: Whether it goes through `torch.compile`.
+        compiled: Whether it goes through `torch.compile`, its weights frozen where that is the CPU.
     """
-    return TorchPredictor(inference_copy(model, device), precision, compiled=compiled)
+    inner = inference_copy(model, device)
+    autocast = AUTOCAST.get(precision)
+    if isinstance(inner, FusedSparseViT):
+        if precision == BF16:
+            inner, autocast = inner.to(torch.bfloat16), None
+        # Packed layers take one format, and the compiler packs by itself.
+        by_onednn = current_kernels().matmul == "onednn" or precision == BF16
+        if device.type == "cpu" and by_onednn and not (autocast or compiled):
+            inner = inner.pack()
+    return TorchPredictor(inner, autocast, compiled=compiled)
 
 
 def inference_copy(model: nn.Module, device: torch.device) -> nn.Module:
@@ -40,21 +58,35 @@ def inference_copy(model: nn.Module, device: torch.device) -> nn.Module:
     return fuse().eval() if callable(fuse) else inner
 
 
+def compile_frozen(model: nn.Module, device: torch.device) -> Callable[..., Any]:
+    """Compile a model for inference; on a CPU its weights become constants of the code.
+
+    A fused model is one graph, or an error; others may fall into several.
+    """
+    whole = isinstance(model, FusedSparseViT)
+    if device.type != "cpu":
+        return torch.compile(model, fullgraph=whole)
+    return torch.compile(model, fullgraph=whole, options={"freezing": True})
+
+
 class TorchPredictor(nn.Module):
-    """A model in PyTorch, in one precision.
+    """A model in PyTorch, in one number format.
 
     Args:
         model: Called as IMDLBenCo's models are.
-        precision: One of the backend's.
+        autocast: What products are computed in; None for the format of the weights.
         compiled: Whether it goes through `torch.compile`.
     """
 
-    def __init__(self, model: nn.Module, precision: str, *, compiled: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, autocast: torch.dtype | None, *, compiled: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
-        self.precision = precision
+        self.autocast = autocast
         self.compiled = compiled
-        self._call = torch.compile(model) if compiled else model
+        device = next((tensor.device for tensor in model.buffers()), torch.device("cpu"))
+        self._call = compile_frozen(model, device) if compiled else model
         self.eval()
 
     @torch.no_grad()
@@ -69,13 +101,21 @@ class TorchPredictor(nn.Module):
             `pred_mask` (B, 1, H, W), probabilities in single precision; `pred_label` (B,), or None
             of a model that gives none.
         """
-        dtype = AUTOCAST.get(self.precision)
-        kind = image.device.type
-        scope = torch.autocast(kind, dtype) if dtype else contextlib.nullcontext()
-        with scope:
+        with self._scope(image.device.type):
             output = self._call(image=image, **batch)
         label = output.get("pred_label")
         return {
             "pred_mask": output["pred_mask"].float(),
             "pred_label": None if label is None else label.float(),
         }
+
+    @contextlib.contextmanager
+    def _scope(self, kind: str) -> Iterator[None]:
+        """Choose the number format, and for the compiler the form that it fuses best."""
+        with contextlib.ExitStack() as stack:
+            if self.autocast:
+                stack.enter_context(torch.autocast(kind, self.autocast))
+            if self.compiled:
+                # It runs what follows a convolution inside it, which it does not for a product.
+                stack.enter_context(using_kernels(replace(current_kernels(), matmul="onednn")))
+            yield

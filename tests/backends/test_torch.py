@@ -1,0 +1,96 @@
+import pytest
+import torch
+from torch import nn
+
+from sparsevit_plugin.backends import prepare
+from sparsevit_plugin.backends import torch as backend
+from sparsevit_plugin.model.fused import FusedSparseViT
+from sparsevit_plugin.model.kernels import Kernels, use_kernels
+from sparsevit_plugin.model.packed import PackedPointwise, can_pack
+from tests.backends.conftest import images, small_model
+
+SIZES = ((64, 64), (65, 97))
+
+
+def packed_layers(predictor: nn.Module) -> int:
+    return sum(isinstance(module, PackedPointwise) for module in predictor.modules())
+
+
+@pytest.mark.parametrize("library", ["mkl", "onednn"])
+def test_layers_are_packed_where_onednn_was_chosen(library):
+    use_kernels(Kernels(library, 16, 16))
+    model = small_model()
+    predictor = prepare(model)
+    assert bool(packed_layers(predictor)) == (library == "onednn" and can_pack(torch.float32))
+    for size in SIZES:
+        image = images(2, *size)
+        torch.testing.assert_close(
+            predictor(image=image)["pred_mask"], model(image=image)["pred_mask"], rtol=0, atol=1e-5
+        )
+
+
+def test_bf16_computes_in_bfloat16_throughout():
+    model = small_model()
+    predictor = prepare(model, precision="bf16")
+    assert {p.dtype for p in predictor.parameters()} == {torch.bfloat16}
+    image = images(2, 65, 97)
+    found, expected = predictor(image=image)["pred_mask"], model(image=image)["pred_mask"]
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16-mixed"])
+def test_other_models_are_run_under_autocast(precision):
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 1, 1)
+            self.seen = []
+
+        def forward(self, image):
+            answer = self.conv(image)
+            self.seen.append(answer.dtype)
+            return {"pred_mask": answer.sigmoid()}
+
+    predictor = prepare(Plain(), precision=precision)
+    assert predictor(image=images(1, 8, 8))["pred_mask"].dtype == torch.float32
+    assert predictor.model.seen == [torch.bfloat16]
+
+
+@pytest.mark.parametrize("sparsity", ["rate", "group"])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_compiler_sees_one_graph(sparsity, size):
+    """`fullgraph` raises at the first thing that the compiler would leave to Python."""
+    model = small_model(sparsity)
+    torch.compiler.reset()
+    compiled = torch.compile(model.fuse(), fullgraph=True, backend="eager")
+    image = images(1, *size)
+    with torch.no_grad():
+        found = compiled(image=image)["pred_mask"]
+    torch.testing.assert_close(found, model(image=image)["pred_mask"], rtol=0, atol=1e-5)
+
+
+def test_compile_is_frozen_on_a_cpu_and_whole_for_a_fused_model(monkeypatch):
+    asked = []
+
+    def compiler(model, **options):
+        asked.append(options)
+        return model
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    prepare(small_model(), compiled=True)
+    prepare(nn.Conv2d(3, 1, 1), compiled=True)
+    assert asked == [
+        {"fullgraph": True, "options": {"freezing": True}},
+        {"fullgraph": False, "options": {"freezing": True}},
+    ]
+
+
+def test_a_copy_is_made():
+    model = small_model()
+    inner = backend.inference_copy(model, torch.device("cpu"))
+    assert isinstance(inner, FusedSparseViT)
+    mine, its = (
+        {tensor.data_ptr() for tensor in module.state_dict().values()} for module in (model, inner)
+    )
+    assert not mine & its
