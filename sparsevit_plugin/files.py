@@ -34,9 +34,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         The path to write to.
 
     Raises:
-        UserError: The folder cannot be created or written, or the disk is full.
+        UserError: The folder cannot be created or written, the disk is full, or the path is that of
+            a folder, a device or a pipe, which a rename would replace.
     """
     target = Path(path)
+    if target.exists() and not target.is_file():
+        raise UserError(f"cannot write {target}: it is there and is no plain file")
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(6)}.tmp{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
