@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ALL = "all"
 OWN = "own"
 _MOST_DIGITS = 9
+_LONGEST_SIDE = 16384  # the counted photograph is drawn: this one takes 0.8 GB
 _SHORT_COUNTERS = {"torch": "torch.utils.flop_counter", "fvcore": "fvcore", "hand": "hand"}
 
 
@@ -228,6 +229,8 @@ def _sides(text: str) -> list[int | None]:
     for word in filter(None, (word.strip() for word in text.split(","))):
         if word != OWN and not (word.isdecimal() and int(word)):
             raise UserError(f'--image-size: "{word}" is neither {OWN} nor a number of pixels')
+        if word != OWN and int(word) > _LONGEST_SIDE:
+            raise UserError(f"--image-size {word}: give at most {_LONGEST_SIDE} pixels")
         sides.append(None if word == OWN else int(word))
     if not sides:
         raise UserError(f"--image-size names no size: give {OWN}, or pixels such as 512")

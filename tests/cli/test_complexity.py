@@ -132,6 +132,7 @@ def test_scores_stand_beside_costs(tmp_path, capsys):
         (["--image-size", "big"], '"big" is neither own nor a number of pixels'),
         (["--image-size", "0"], '"0" is neither own nor a number of pixels'),
         (["--image-size", ","], "names no size"),
+        (["--image-size", "99999999999"], "at most 16384"),
         (["--digits", "12"], "--digits 12: give 0 to 9"),
         (["--standalone"], "--standalone is of --format latex"),
         (["--module-depth", "1"], "--module-depth shows one model"),
