@@ -19,7 +19,7 @@ def find_photographs(words: Sequence[str], leave_out: Path | None = None) -> lis
     itself, whatever its suffix. What is named twice counts once.
 
     A photograph is called by its path below the folder, where that is all that was named, else
-    below the deepest folder that holds all photographs; without its suffix, unless two would be
+    below the deepest folder that holds all photographs; without its suffix, unless two could be
     called the same.
 
     Args:
@@ -86,9 +86,10 @@ def _named(files: dict[str, Path], root: str) -> list[Photo]:
     below = {file: Path(os.path.relpath(file, root)).as_posix() for file in files}
     stems = {file: str(Path(name).with_suffix("").as_posix()) for file, name in below.items()}
     count = Counter(stem.lower() for stem in stems.values())  # some systems know no case
+    full = {name.lower() for name in below.values()}  # beside x.jpg, x.jpg.png is not called x.jpg
     return [
-        Photo(stems[file] if count[stems[file].lower()] == 1 else below[file], path)
-        for file, path in files.items()
+        Photo(stem if count[stem.lower()] == 1 and stem.lower() not in full else below[file], path)
+        for (file, path), stem in zip(files.items(), stems.values(), strict=True)
     ]
 
 

@@ -53,6 +53,7 @@ _OUTLINE: Final = ((0, 0, 0), (255, 255, 255))  # a dark line under a light one:
 _OUTLINE_SHARE: Final = 400  # the light line is this part of the longer side
 _PNG_EFFORT: Final = 2  # a map of noise is hardly smaller at higher ones, and takes seconds
 _JPEG_QUALITY: Final = 90
+_JPEG_SIDE: Final = 65500  # the longest that its libraries write
 
 
 @dataclass(frozen=True)
@@ -100,16 +101,21 @@ class PredictionFolder:
         write_json_atomic(folder / "settings.json", {"settings": self.settings, **(facts or {})})
 
     def is_done(self, photo: Photo) -> bool:
-        """Say whether a photograph, unchanged, has its record and all wanted pictures."""
+        """Say whether a photograph, unchanged, has its record and all wanted pictures.
+
+        Raises:
+            UserError: What the folder holds under the photograph's name is of another file.
+        """
         if self._overwrite:
             return False
         record = _read_json(self._record_path(photo.name))
         if record is None or record.get("settings") != self.settings:
             return False
-        pictures = [record.get(kind) for kind in self.wanted.pictures]
-        if not all(path and (self.folder / path).is_file() for path in pictures):
+        if not (photo.path.is_file() and record.get("sha256") == sha256_file(photo.path)):
+            self._refuse_other_file(photo, record)
             return False
-        return photo.path.is_file() and record.get("sha256") == sha256_file(photo.path)
+        pictures = [record.get(kind) for kind in self.wanted.pictures]
+        return all(path and (self.folder / path).is_file() for path in pictures)
 
     def write(self, photo: Photo, prediction: Prediction) -> dict[str, Any]:
         """Write the pictures of a prediction, then its record.
@@ -166,13 +172,22 @@ class PredictionFolder:
             listing.unlink(missing_ok=True)
         return records
 
+    def _refuse_other_file(self, photo: Photo, record: Mapping[str, Any]) -> None:
+        """Keep the pictures of a photograph from those of another one of the same name."""
+        before = Path(str(record.get("photograph")))
+        if before.resolve() != photo.path.resolve():
+            raise UserError(
+                f"--out {self.folder}: what it holds as {photo.name} is of {before}, not of "
+                f"{photo.path}: give another --out, or --overwrite to replace it"
+            )
+
     def _record_path(self, name: str) -> Path:
         return self.folder / "records" / f"{name}.json"
 
     def _check_settings(self, overwrite: bool) -> None:
         content = _read_json(self.folder / "settings.json")
         before = {} if content is None else content.get("settings")
-        if not before or overwrite or before == self.settings:
+        if not isinstance(before, dict) or not before or overwrite or before == self.settings:
             return
         names = sorted(set(before) | set(self.settings))
         changed = [name for name in names if before.get(name) != self.settings.get(name)]
@@ -188,7 +203,7 @@ class PredictionFolder:
             _write_image(path, prediction.mask.astype(np.uint8) * np.uint8(255))
         else:
             pixels, _ = photo.read()
-            _write_image(path, overlay(pixels, prediction)[:, :, ::-1])
+            _write_image(path, _jpeg_sized(overlay(pixels, prediction))[:, :, ::-1])
 
 
 def map_picture(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -217,6 +232,16 @@ def overlay(pixels: NDArray[np.uint8], prediction: Prediction) -> NDArray[np.uin
     for colour, thickness in zip(_OUTLINE, (3 * width, width), strict=True):
         cv2.drawContours(picture, contours, -1, colour, thickness, cv2.LINE_AA)
     return picture
+
+
+def _jpeg_sized(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Shrink a picture that is longer than a JPEG file can be; an overlay is only looked at."""
+    height, width = picture.shape[:2]
+    scale = _JPEG_SIDE / max(height, width)
+    if scale >= 1:
+        return picture
+    size = (max(1, int(width * scale)), max(1, int(height * scale)))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 def _write_image(path: Path, picture: NDArray[Any]) -> None:

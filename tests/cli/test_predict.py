@@ -138,6 +138,36 @@ def test_results_made_otherwise_are_not_mixed(photos, checkpoint, tmp_path, caps
     assert [row["threshold"] for row in table(out)] == ["0.3"]  # the others are of other settings
 
 
+def test_another_photograph_of_the_same_name_replaces_nothing(
+    photos, checkpoint, tmp_path, make_photo, capsys
+):
+    out = tmp_path / "out"
+    other = make_photo(tmp_path / "other/0.png", (30, 30), 9)
+    assert run(checkpoint, out, photos / "0.png") == 0
+    before = (out / "maps/0.png").read_bytes()
+    assert run(checkpoint, out, other) == 2
+    assert "--out" in capsys.readouterr().err
+    assert (out / "maps/0.png").read_bytes() == before
+    assert run(checkpoint, out, other, "--overwrite") == 0
+    assert [row["photograph"] for row in table(out)] == [str(other)]
+
+
+def test_damaged_settings_are_written_anew(photos, checkpoint, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "settings.json").write_text('{"settings": 5}')
+    assert run(checkpoint, out, photos / "0.png") == 0
+    assert json.loads((out / "settings.json").read_text())["settings"]["fit"]
+
+
+def test_an_overlay_that_no_jpeg_can_hold_is_shrunk(checkpoint, tmp_path, make_photo):
+    out, longest = tmp_path / "out", 66000
+    photo = make_photo(tmp_path / "long.png", (2, longest), 1)
+    assert run(checkpoint, out, photo) == 0
+    assert read(out / "maps/long.png").shape == (2, longest)
+    assert read(out / "overlays/long.jpg").shape == (1, 65500, 3)
+
+
 def test_only_wanted_pictures_are_written(photos, checkpoint, tmp_path):
     out = tmp_path / "out"
     assert run(checkpoint, out, photos, "--write", "mask") == 0

@@ -46,6 +46,13 @@ def test_photographs_of_one_stem_keep_their_suffixes(folder):
     assert names(folder / "deep") == ["C.png", "c.tif", "er/b"]
 
 
+def test_a_name_is_given_once_where_a_stem_is_another_files_name(folder):
+    for name in ("x.jpg", "x.png", "x.jpg.png"):
+        (folder / "deep/er" / name).write_bytes(b"x")
+    found = names(folder / "deep/er")
+    assert found == ["b", "x.jpg", "x.jpg.png", "x.png"]
+
+
 def test_a_file_is_taken_whatever_its_suffix(folder):
     assert names(folder / "notes.txt") == ["notes"]
 
