@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsevit_plugin.cli.checkpoint_options import add_groups, given_options
 from sparsevit_plugin.errors import UserError
 
 if TYPE_CHECKING:
@@ -12,7 +13,9 @@ if TYPE_CHECKING:
 _FORMATS = ("onnx", "openvino", "torch")  # as backends.export.SUFFIXES, whose import is slow
 _OPTIONS = {
     "model": ("model", "imports", "image_size", "fit"),
-    "precision": ("precision", "calibration_data", "calibration_images", "data_root"),
+    "precision": (
+        *("precision", "calibration_data", "calibration_images", "data_root", "data_paths"),
+    ),
 }
 """Options that `benco test` has too, by their heading."""
 
@@ -35,9 +38,6 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `benco export`."""
-    from sparsevit_plugin.harness.option_table import BY_NAME
-    from sparsevit_plugin.harness.options import add_to_parser
-
     parser.description = (
         "Write a checkpoint as a file that other programs run, and verify it against PyTorch on "
         "photographs."
@@ -49,17 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="FILE", help="ends in .onnx, .xml or .pt2")
     add("--verify", metavar="DIR", help="folder of photographs to verify on")
     add("--tolerance", type=float, metavar="D", help="largest difference of a map that is allowed")
-    for title, names in _OPTIONS.items():
-        group = parser.add_argument_group(title)
-        for name in names:
-            add_to_parser(group, BY_NAME[name])
-    add(
-        "--argument",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an argument of the model's constructor; may be repeated",
-    )
+    add_groups(parser, _OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--tolerance {args.tolerance}: give a difference from 0")
     photographs = _photographs(args.verify)
     path = _weights_file(args.checkpoint)
-    cfg = without_pretraining(configure(path, {"backend": _backend(args), **_given(args)}))
+    cfg = without_pretraining(
+        configure(path, {"backend": _backend(args), **given_options(args, _OPTIONS)})
+    )
     model = build_model(cfg)
     checkpoint = load_checkpoint(model, path)
     request = ExportRequest(cfg, checkpoint, args.format, out, photographs, args.tolerance)
@@ -96,20 +88,6 @@ def _photographs(folder: str | None) -> "list[Photograph]":
     from sparsevit_plugin.harness.photos import embedded_photographs, read_folder
 
     return embedded_photographs() if folder is None else read_folder(Path(folder))[0]
-
-
-def _given(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of `benco test`, None for those not given, and the model's arguments."""
-    from sparsevit_plugin.harness.option_table import BY_NAME
-
-    names = [name for group in _OPTIONS.values() for name in group]
-    options = {name: vars(args)[BY_NAME[name].flag.replace("-", "_")] for name in names}
-    for text in args.argument:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise UserError(f"--argument {text}: write NAME=VALUE, as in sparsity=group")
-        options[name.replace("-", "_")] = value
-    return options
 
 
 def _weights_file(checkpoint: str) -> Path:

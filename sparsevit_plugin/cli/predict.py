@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparsevit_plugin.cli.checkpoint_options import add_groups, given_options
 from sparsevit_plugin.errors import UserError, suggest
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _OPTIONS = {
     "how a photograph is fitted": ("fit", "image_size", "tile", "tile_overlap"),
     "device and speed": (
         *("device", "backend", "precision", "compile", "num_workers"),
-        *("calibration_data", "calibration_images"),
+        *("calibration_data", "calibration_images", "data_root", "data_paths"),
     ),
 }
 """Options that `benco test` has too, by their heading."""
@@ -42,9 +43,6 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `benco predict`."""
-    from sparsevit_plugin.harness.option_table import BY_NAME
-    from sparsevit_plugin.harness.options import add_to_parser
-
     parser.description = (
         "Predict where photographs were tampered with: a map, a mask and an overlay of each, and "
         "a table of scores and tampered areas."
@@ -63,17 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--map-bits", type=int, choices=(8, 16), default=8, help="of the map's PNG (%(default)s)")
     add("--overwrite", action="store_true", help="do finished photographs again")
-    for title, names in _OPTIONS.items():
-        group = parser.add_argument_group(title)
-        for name in names:
-            add_to_parser(group, BY_NAME[name])
-    parser.add_argument(
-        "--argument",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an argument of the model's constructor; may be repeated",
-    )
+    add_groups(parser, _OPTIONS)
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -93,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: Something that the user gave cannot be used.
     """
     pictures = _pictures(args.write)
-    options = _given_options(args)
+    options = given_options(args, _OPTIONS)
     from sparsevit_plugin.harness.photo_paths import find_photographs
     from sparsevit_plugin.harness.predict import Localiser
     from sparsevit_plugin.harness.prediction_files import PredictionFolder, Wanted
@@ -121,20 +109,6 @@ def _pictures(text: str) -> tuple[str, ...]:
                 f'--write: "{word}" is not one of {", ".join(_PICTURES)}.{suggest(word, _PICTURES)}'
             )
     return tuple(dict.fromkeys(words))
-
-
-def _given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of `benco test`, None for those not given, and the model's arguments."""
-    from sparsevit_plugin.harness.option_table import BY_NAME
-
-    names = [name for group in _OPTIONS.values() for name in group]
-    options = {name: vars(args)[BY_NAME[name].flag.replace("-", "_")] for name in names}
-    for text in args.argument:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise UserError(f"--argument {text}: write NAME=VALUE, as in sparsity=group")
-        options[name.replace("-", "_")] = value
-    return options
 
 
 def _predict(localiser: "Localiser", folder: "PredictionFolder", photos: "list[Photo]") -> int:
