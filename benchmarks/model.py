@@ -2,6 +2,7 @@
 
     python benchmarks/model.py inference [--batch 1] [--compile] [--calibration-data PATH]
     python benchmarks/model.py training [--batch 2]
+    python benchmarks/model.py profile
     python benchmarks/model.py scores --checkpoint FILE --test-data-path P --calibration-data P
 
 Every path runs in a process of its own, set up as the command that uses it sets itself up; the
@@ -14,7 +15,8 @@ IMDLBenCo's initialisation with every layer scale, fusion scale and BatchNorm st
 random: at their start the attention is invisible in the map. Differences are of that map, on a
 photograph; of a training step, of the gradients, as a share of the largest of each tensor.
 
-`scores` tests one checkpoint on every backend and prints the pixel F1 of each.
+`profile` says in which operations one forward pass of each PyTorch path spends its time. `scores`
+tests one checkpoint on every backend and prints the pixel F1 of each.
 """
 
 import argparse
@@ -64,10 +66,7 @@ HEADINGS = (
 def main() -> None:
     """Run one of the benchmarks."""
     args = parse()
-    if args.what == "scores":
-        compare_scores(args)
-    else:
-        compare_paths(args)
+    {"scores": compare_scores, "profile": show_profiles}.get(args.what, compare_paths)(args)
 
 
 def parse() -> argparse.Namespace:
@@ -75,7 +74,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("inference", "training", "scores"))
+    parser.add_argument("what", choices=("inference", "training", "profile", "scores"))
     parser.add_argument("--batch", type=int, default=0, help="images: 1, for training 2")
     parser.add_argument("--rounds", type=int, default=7, help="turns of every process")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -182,6 +181,23 @@ def print_table(
         print("| " + " | ".join(cells) + " |")
 
 
+def show_profiles(args: argparse.Namespace) -> None:
+    """Print the milliseconds of one forward pass by operation."""
+    print(machine(args.threads), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for path in (REFERENCE, "torch fp32", "torch bf16"):
+            with child(args.threads) as process:
+                question = {"do": "make", "path": path, "training": False, "calibration": ""}
+                weights = str(Path(folder) / "weights.safetensors")
+                process.ask(
+                    {**question, "weights": weights, "cache": folder, "batch": args.batch}, TIMEOUT
+                )
+                found = process.ask({"do": "profile"}, TIMEOUT)["milliseconds"]
+            print(f"\n{path}: {sum(found.values()):.0f} ms")
+            for name, value in sorted(found.items(), key=lambda pair: -pair[1])[:10]:
+                print(f"  {value:7.1f}  {name}")
+
+
 def machine(threads: int) -> str:
     """Say what the figures were measured on."""
     name = platform.processor() or platform.machine()
@@ -212,7 +228,7 @@ def compare_scores(args: argparse.Namespace) -> None:
                 words += ["--calibration-data", args.calibration_data]
             command = [sys.executable, "-m", "sparsevit_plugin", *words]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        print(load(folder).table(metric="pixel_f1").to_markdown())
+        print(load(folder).table(metric="pixel_f1", digits=4).to_markdown())
 
 
 if __name__ == "__main__":

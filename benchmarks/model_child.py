@@ -83,6 +83,16 @@ class Worker:
             difference = compare(found, torch.load(self.expected, weights_only=True))
         return {"peak": peak - self.before, "process": peak, "difference": difference}
 
+    def profile(self) -> dict[str, dict[str, float]]:
+        """Return the milliseconds of one run by operation."""
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
+            self.call()
+        return {
+            "milliseconds": {
+                event.key: event.self_cpu_time_total / 1000 for event in profiled.key_averages()
+            }
+        }
+
     def products(self) -> dict[str, Any]:
         """Return the best GFLOP/s of a matrix product, by number format and library."""
         found = {

@@ -32,7 +32,14 @@ OPENCV = (
     "opencv-contrib-python-headless",
     "opencv-contrib-python",
 )
-_OPTIONAL = {"DeepSpeed": "deepspeed", "Bitsandbytes": "bitsandbytes", "vLLM": "vllm"}
+_OPTIONAL = {
+    "OpenVINO": "openvino",
+    "NNCF": "nncf",
+    "ONNX Runtime": "onnxruntime",
+    "DeepSpeed": "deepspeed",
+    "Bitsandbytes": "bitsandbytes",
+    "vLLM": "vllm",
+}
 # Kernels cut a longer first line, and none of them takes a space in it.
 _LONGEST_SHEBANG = 127
 
@@ -89,6 +96,7 @@ def gather() -> dict[str, Any]:
         "Albumentations": installed_version("albumentations"),
         "CPU": cpu_facts(),
         "GPU": [] if "torch" in failures else gpu_facts(),
+        "Kernels on the CPU": {} if "torch" in failures else kernel_facts(),
         "OpenCV": opencv,
         "Libraries": {name: installed_version(name) for name in sorted(requirements())},
         "Optional": {title: installed_version(name) for title, name in _OPTIONAL.items()},
@@ -237,6 +245,22 @@ def gpu_facts() -> list[str]:
     if torch.backends.mps.is_available():
         return ["Apple GPU (mps)"]
     return []
+
+
+def kernel_facts() -> dict[str, str]:
+    """Return what computes on the CPU, by purpose, and the measurement that chose it."""
+    from sparsevit_plugin.model.probe import PURPOSES, probed
+
+    found = probed()
+    facts = {}
+    for purpose in PURPOSES:
+        kernels = found.kernels("auto", purpose)
+        facts[purpose] = f"{kernels.matmul} ({found.reason(purpose)})"
+    facts["attention"] = (
+        f"by matrix products up to {found.attention_fp32} tokens a group in fp32, "
+        f"{found.attention_bf16} in bf16 (measured)"
+    )
+    return facts
 
 
 def installed_opencv() -> dict[str, str]:

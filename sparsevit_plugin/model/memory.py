@@ -111,6 +111,6 @@ def _is_saving(x: Tensor, middle: Tensor) -> bool:
 
 def _autocast(value: Tensor) -> Tensor:
     kind = value.device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return value.to(torch.get_autocast_dtype(kind))
     return value

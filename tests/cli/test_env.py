@@ -12,6 +12,7 @@ import pytest
 from sparsevit_plugin.cli import env
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.model.probe import Probe
 
 UPSTREAM_SCRIPT = """#!/somewhere/bin/python
 import sys
@@ -168,3 +169,21 @@ def test_a_windows_launcher_is_read(tmp_path):
 
 def test_the_script_folder_is_the_installers():
     assert (env.script_folder() / "sparsevit").exists()
+
+
+def test_kernels_are_shown_with_their_reason(monkeypatch, capsys):
+    found = Probe(
+        {
+            "inference": {"mkl": 100.0, "onednn": 200.0},
+            "training": {"mkl": 300.0, "onednn": 200.0},
+        },
+        attention_fp32=64,
+        attention_bf16=0,
+        threads=2,
+    )
+    monkeypatch.setattr("sparsevit_plugin.model.probe.probed", lambda: found)
+    assert main(["env"]) == 0
+    shown = capsys.readouterr().out
+    assert "onednn (mkl 100 GFLOP/s, onednn 200 GFLOP/s)" in shown
+    assert "mkl (mkl 300 GFLOP/s, onednn 200 GFLOP/s)" in shown
+    assert "64 tokens a group in fp32, 0 in bf16" in shown
