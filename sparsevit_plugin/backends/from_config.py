@@ -35,14 +35,19 @@ def choice_of(cfg: Config) -> Choice:
     return settle(cfg.backend, cfg.precision, _device(cfg))
 
 
-def fabric_for(cfg: Config) -> Fabric:
+def fabric_for(cfg: Config, purpose: str = "inference") -> Fabric:
     """Return a launched Fabric for a test: on the CPU, in single precision, for other backends.
+
+    Args:
+        cfg: Of a test.
+        purpose: What the processor's kernels are chosen for: `inference` or `training`.
 
     Raises:
         UserError: The device is not there.
     """
     precision = choice_of(cfg).precision
-    return make_fabric(_device(cfg), precision if precision in PRECISIONS else "32")
+    precision = precision if precision in PRECISIONS else "32"
+    return make_fabric(_device(cfg), precision, matmul=cfg.matmul, purpose=purpose)
 
 
 def predictor_for(

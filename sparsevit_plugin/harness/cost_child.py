@@ -145,7 +145,7 @@ class Worker:
         self._cfg = resolve("test", words)
         if mode == TRAINING:
             refuse_without_backward(self._cfg)
-        self._fabric = fabric_for(self._cfg)
+        self._fabric = fabric_for(self._cfg, mode)
         self._device = self._fabric.device
         _exercise(self._device)
         self._memory = memory_of(self._device)

@@ -142,7 +142,7 @@ class JobRun:
         if job.train is not None and state.must_train:
             fabric, facts = self._train(job.train)
             state = state_of(job.train, job.tests, self.folder, self.folder.finished_tests())
-        fabric = fabric or make_fabric(self.cfg.device, self.cfg.precision)
+        fabric = fabric or make_fabric(self.cfg.device, self.cfg.precision, matmul=self.cfg.matmul)
         if state.missing:
             self._test(fabric, state.missing, facts)
         if job.train is not None and fabric.is_global_zero:
@@ -294,7 +294,8 @@ class JobRun:
                 self._note_time(trainer.fabric, cfg, "train", images, time.monotonic() - began)
                 model, fabric = trainer.bare, trainer.fabric
             else:
-                model, fabric = build_model(cfg), make_fabric(cfg.device, cfg.precision)
+                model = build_model(cfg)
+                fabric = make_fabric(cfg.device, cfg.precision, matmul=cfg.matmul)
             self._probe_testing(fabric, fabric.to_device(model), testing_config(cfg))
 
     def _probe_testing(self, fabric: Fabric, model: nn.Module, cfg: Config) -> None:

@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
+from sparsevit_plugin.backends.from_config import fabric_for
 from sparsevit_plugin.harness import processor
+from sparsevit_plugin.harness.config import resolve
 from sparsevit_plugin.harness.devices import make_fabric
 from sparsevit_plugin.model.kernels import Kernels, current_kernels
 
@@ -21,6 +23,21 @@ def test_a_fabric_for_the_cpu_sets_up_the_kernels(monkeypatch):
     make_fabric("cpu", "32", matmul="onednn", purpose="training")
     assert asked == [("onednn", "training")]
     assert current_kernels() == Kernels("onednn", 16, 64)
+
+
+@pytest.mark.parametrize("purpose", ["inference", "training"])
+def test_a_tests_fabric_obeys_matmul(monkeypatch, purpose):
+    asked = []
+
+    def choose(matmul, purpose):
+        asked.append((matmul, purpose))
+        return Kernels()
+
+    monkeypatch.setattr(processor, "choose_kernels", choose)
+    words = ["--model", "SparseViT_tiny", "--device", "cpu", "--matmul", "mkl"]
+    cfg = resolve("test", [*words, "--test-data-path", "none"])
+    fabric_for(cfg, purpose)
+    assert asked == [("mkl", purpose)]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
