@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import write_json_atomic
 from sparsevit_plugin.model.choices import LIBRARIES, MATMULS, check_choice
 from sparsevit_plugin.model.kernels import Kernels, attend, linear, using_kernels
@@ -100,7 +101,8 @@ def probed() -> Probe:
             found = _read(file)
             if found is None:
                 found = measure()
-                write_json_atomic(file, {"probe": asdict(found), "of": content})
+                with contextlib.suppress(UserError):  # a full disk: what was measured still holds
+                    write_json_atomic(file, {"probe": asdict(found), "of": content})
             return found
     except OSError:  # nowhere to keep it
         return measure()
@@ -242,6 +244,10 @@ def _identity() -> dict[str, Any]:
 
 def _read(file: Path) -> Probe | None:
     try:
-        return Probe(**json.loads(file.read_text(encoding="utf-8"))["probe"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = Probe(**json.loads(file.read_text(encoding="utf-8"))["probe"])
+        for purpose in PURPOSES:
+            found.kernels("auto", purpose)
+            found.reason(purpose)
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
+    return found

@@ -66,7 +66,12 @@ def test_other_threads_are_measured_anew(fixed):
     assert len(fixed) == 2
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"probe": {"gflops": 1}}', "[]"])
+PARTIAL = json.dumps(
+    {"probe": {"gflops": {}, "attention_fp32": 0, "attention_bf16": 0, "threads": 2}}
+)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"probe": {"gflops": 1}}', PARTIAL, "[]"])
 def test_a_damaged_file_is_measured_anew(fixed, own_cache, content):
     probed()
     file = next(own_cache.glob("kernels-*.json"))
@@ -80,6 +85,15 @@ def test_without_a_place_to_keep_it(fixed, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/nowhere")
     assert probed() == probed()
     assert len(fixed) == 2
+
+
+def test_a_full_disk_costs_the_file_only(fixed, monkeypatch):
+    def full(*_):
+        raise UserError("cannot write")
+
+    monkeypatch.setattr(probe, "write_json_atomic", full)
+    assert probed().threads == 2
+    assert len(fixed) == 1
 
 
 def test_a_real_measurement_leaves_torch_as_it_was():
