@@ -1,6 +1,7 @@
 """The part of `benco complexity` that measures: time, throughput and memory."""
 
 import argparse
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,10 @@ def check_time_arguments(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise UserError(f"--{name} {value:g}: give a number above 0")
+    if (args.timeout or 0) > threading.TIMEOUT_MAX:
+        raise UserError(
+            f"--timeout {args.timeout:g}: give at most {threading.TIMEOUT_MAX:g} seconds"
+        )
 
 
 def measured(costs: "CostTable", args: argparse.Namespace) -> "CostTable":

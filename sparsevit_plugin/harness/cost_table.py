@@ -1,10 +1,11 @@
 """Measured costs beside counted ones: the columns, and the rows of a table with them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from sparsevit_plugin.backends.choices import TORCH
 from sparsevit_plugin.complexity.columns import Column, CostTable, Row
 from sparsevit_plugin.harness.measured_cost import (
     MeasuredCost,
@@ -200,13 +201,22 @@ def describe(costs: Sequence[MeasuredCost], settings: Settings) -> str:
     """Say in a sentence on what, with what and how costs were measured; empty for none."""
     if not costs:
         return ""
-    versions: Mapping[str, str] = costs[0].versions
     where = {
         f"{cost.device}, {cost.threads} thread{'s' if cost.threads > 1 else ''}, {cost.backend} "
         f"in {cost.precision}"
         for cost in costs
     }
+    libraries = "; ".join(sorted(_libraries(costs)))
     return (
-        f"Measured on {'; '.join(sorted(where))}; PyTorch {versions['torch']}; medians of "
-        f"{settings.repeats} calls after a warm-up, each model in a process of its own."
+        f"Measured on {'; '.join(sorted(where))}; {libraries}; medians of {settings.repeats} calls "
+        "after a warm-up, each model in a process of its own."
     )
+
+
+def _libraries(costs: Sequence[MeasuredCost]) -> set[str]:
+    """Name PyTorch and the other backends that computed, with their versions."""
+    return {
+        f"{'PyTorch' if name == TORCH else name} {cost.versions[name]}"
+        for cost in costs
+        for name in (TORCH, cost.backend)
+    }

@@ -173,7 +173,7 @@ class MeasuredCost:
         backend: What computed the predictions.
         precision: As `--precision`, never `auto`.
         reference: The model that ratios are to; empty without one.
-        versions: Of PyTorch, IMDLBenCo and this package.
+        versions: Of Python, PyTorch, the backend, IMDLBenCo and this package.
         measured: When, in UTC.
         measurements: Each mode at each batch size.
     """
@@ -275,7 +275,7 @@ def measure(
         backend=choice.backend,
         precision=choice.precision,
         reference=reference.model if reference else "",
-        versions=_versions(),
+        versions=_versions(choice.backend),
         measured=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         measurements=tuple(found),
     )
@@ -409,7 +409,8 @@ def measure_stored(
 
     A cost is found again by all that it depends on: the model, its arguments and the Python files
     beside that of its class; the same of the reference; the settings; the device and its threads;
-    the versions of Python, PyTorch, IMDLBenCo and this package. To measure again, remove the file.
+    the versions of Python, PyTorch, the backend, IMDLBenCo and this package. To measure again,
+    remove the file.
 
     Args:
         subject: The model.
@@ -448,7 +449,7 @@ def _content(subject: Subject, settings: Settings, reference: Subject | None) ->
         "device": device_name(cfg.device),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "versions": _versions(),
+        "versions": _versions(subject.backend),
     }
 
 
@@ -479,8 +480,9 @@ def _sources_hash(cfg: Config) -> str:
     return digest.hexdigest() if file else ""
 
 
-def _versions() -> dict[str, str]:
-    names = ("torch", "IMDLBenCo", DISTRIBUTION)
+def _versions(backend: str) -> dict[str, str]:
+    """Return the versions of all that computes; a backend is the distribution that it is of."""
+    names = dict.fromkeys(("torch", backend, "IMDLBenCo", DISTRIBUTION))
     return {"python": platform.python_version(), **{n: installed_version(n) for n in names}}
 
 

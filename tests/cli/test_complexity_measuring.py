@@ -75,6 +75,7 @@ def test_defaults_and_given_values_reach_the_request():
         (["--time", "--repeats", "0"], "--repeats 0: give a number above 0"),
         (["--time", "--threads", "-1"], "--threads -1"),
         (["--time", "--timeout", "nan"], "--timeout nan"),
+        (["--time", "--timeout", "inf"], "--timeout inf: give at most"),
     ],
 )
 def test_bad_values_are_refused_before_anything_runs(words, message):
