@@ -161,6 +161,8 @@ class Localiser:
     ) -> None:
         if not 0 <= threshold <= 1:
             raise UserError(f"--threshold {threshold}: a probability from 0 to 1 is needed")
+        if batch_size < 1:
+            raise UserError(f"--batch-size {batch_size}: give a number above 0")
         path = _checkpoint_file(str(checkpoint))
         defaults = {"num_workers": 0, "test_batch_size": batch_size}
         self.config = configure(path, {**defaults, **options})

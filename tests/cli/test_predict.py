@@ -211,6 +211,7 @@ def test_tiles_and_arguments_reach_the_model(photos, checkpoint, tmp_path):
         (["--argument", "sparsity"], "NAME=VALUE"),
         (["--argument", "sparsety=group"], "sparsity"),
         (["--threshold", "2"], "--threshold"),
+        (["--batch-size", "0"], "--batch-size 0"),
         (["--tiles", "64"], 'Did you mean "--tile"'),
         (["--map-bits", "12"], "map-bits"),
     ],
