@@ -20,7 +20,7 @@ _OPTIONS = {
     "model": ("model", "imports", "if_predict_label", "no_model_eval"),
     "how a photograph is fitted": ("fit", "image_size", "tile", "tile_overlap"),
     "device and speed": (
-        *("device", "backend", "precision", "compile", "num_workers"),
+        *("device", "backend", "precision", "matmul", "compile", "num_workers"),
         *("calibration_data", "calibration_images", "data_root", "data_paths"),
     ),
 }

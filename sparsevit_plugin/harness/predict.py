@@ -234,6 +234,7 @@ class Localiser:
             "image_size": cfg.image_size,
             **tile_facts(cfg),
             "model_eval": not cfg.no_model_eval,
+            "if_predict_label": cfg.if_predict_label,
             "backend": backend,
             "precision": precision,
             **backend_facts(cfg),
