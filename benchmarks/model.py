@@ -79,6 +79,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="turns of every process")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="paths to run, separated by semicolons")
+    parser.add_argument(
+        "--apart", action="store_true", help="one process after the other, for want of memory"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile too: minutes")
     parser.add_argument("--calibration-data", default="", help="photographs for int8")
     parser.add_argument("--checkpoint", default="", help="of scores")
@@ -104,7 +107,7 @@ def chosen(args: argparse.Namespace) -> list[str]:
 def compare_paths(args: argparse.Namespace) -> None:
     """Let every path take turns and print their table."""
     print(machine(args.threads), flush=True)
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder:
         best = rates(args)
         print(f"best matrix products: {best['said']}", flush=True)
         settings = {
@@ -113,8 +116,26 @@ def compare_paths(args: argparse.Namespace) -> None:
             "batch": args.batch,
             "calibration": args.calibration_data,
         }
+        names = (REFERENCE, *chosen(args))
+        groups = [(name,) for name in names] if args.apart else [names]
+        seconds: dict[str, list[float]] = {}
+        facts: dict[str, dict[str, Any]] = {}
+        for group in groups:
+            take_turns(args, group, settings, seconds, facts)
+    print_table(args, seconds, facts, best)
+
+
+def take_turns(
+    args: argparse.Namespace,
+    names: tuple[str, ...],
+    settings: dict[str, Any],
+    seconds: dict[str, list[float]],
+    facts: dict[str, dict[str, Any]],
+) -> None:
+    """Run some paths in turns; add their seconds and facts. One that does not work is named."""
+    with contextlib.ExitStack() as stack:
         processes = {}
-        for name in (REFERENCE, *chosen(args)):
+        for name in names:
             process = stack.enter_context(child(args.threads))
             question = {"do": "make", "path": name, "training": args.what == "training"}
             try:
@@ -124,12 +145,12 @@ def compare_paths(args: argparse.Namespace) -> None:
                 if name == REFERENCE:
                     raise
                 print(f"{name}: {error}", flush=True)
-        seconds: dict[str, list[float]] = {name: [] for name in processes}
         for _ in range(args.rounds):
             for name, process in processes.items():
-                seconds[name].append(process.ask({"do": "run"}, TIMEOUT)["seconds"])
-        facts = {name: process.ask({"do": "facts"}, TIMEOUT) for name, process in processes.items()}
-    print_table(args, seconds, facts, best)
+                taken = process.ask({"do": "run"}, TIMEOUT)["seconds"]
+                seconds.setdefault(name, []).append(taken)
+        for name, process in processes.items():
+            facts[name] = process.ask({"do": "facts"}, TIMEOUT)
 
 
 def child(threads: int) -> ChildProcess:
@@ -228,7 +249,7 @@ def compare_scores(args: argparse.Namespace) -> None:
                 words += ["--calibration-data", args.calibration_data]
             command = [sys.executable, "-m", "sparsevit_plugin", *words]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        print(load(folder).table(metric="pixel_f1", digits=4).to_markdown())
+        print(load(folder).table(metric="pixel_f1").to_markdown(digits=4))
 
 
 if __name__ == "__main__":
