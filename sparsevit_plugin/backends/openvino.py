@@ -65,14 +65,26 @@ def build(
     """
     import openvino as ov
 
-    with quiet():
-        graph = ov.convert_model(program)
+    graph = _converted(program)
     _name(graph, signature)
     if precision == INT8:
         if calibration is None:
             raise UserError("--precision int8 needs --calibration-data PATH: training photographs")
         graph = quantise(graph, calibration.feeds(signature))
     ov.save_model(graph, folder / FILE, compress_to_fp16=False)
+
+
+def _converted(program: ExportedProgram) -> "ov.Model":
+    import openvino as ov
+
+    try:
+        with quiet():
+            return ov.convert_model(program)
+    except ov.frontend.OpConversionFailure as error:
+        # It begins with a place in OpenVINO's source; what is missing stands in a list below.
+        lines = [line.strip() for line in str(error).splitlines()]
+        missing = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+        raise RuntimeError("; ".join(missing) or str(error)) from error
 
 
 def _name(graph: "ov.Model", signature: Signature) -> None:

@@ -9,13 +9,13 @@ from torch import nn
 
 from sparsevit_plugin.model.sparsevit import SparseViT_tiny
 
-# Few blocks, for what a graph costs: strides above one in both stages, and dense attention.
+# Few blocks, for what a graph costs: a stage with a stride, and one of dense attention.
 SMALL = {
-    "depth": (1, 1, 2, 1),
+    "depth": (1, 1, 1, 1),
     "embed_dim": (16, 16, 32, 32),
     "head_dim": 16,
-    "s_blocks3": (2, 1),
-    "s_blocks4": (2,),
+    "s_blocks3": (2,),
+    "s_blocks4": (1,),
     "lff_dim": 32,
 }
 

@@ -8,14 +8,16 @@ import onnx
 import openvino
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sparsevit_plugin.backends import export as export_module
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.results.store import load
 from tests.backends.conftest import SMALL, images, small_model
+from tests.harness.helpers import PlainConvolution, register_plain_convolution
 
 ARGUMENTS = {name: str(value).strip("()") for name, value in SMALL.items()}
-SIZE = "64"
+SIZE = 65  # divided by no patch and no stride
 
 
 def run_test(checkpoint: Path, data: Path, out: Path, *more: str) -> int:
@@ -23,6 +25,13 @@ def run_test(checkpoint: Path, data: Path, out: Path, *more: str) -> int:
     words += [f"--test-data-path={data}", f"--image-size={SIZE}", f"--output-dir={out}"]
     words += ["--num-workers=0", "--device=cpu"]
     words += [f"--{name}={value}" for name, value in ARGUMENTS.items()]
+    return main([*words, *more])
+
+
+def run_predict(checkpoint: Path, photographs: Path, out: Path, *more: str) -> int:
+    words = ["predict", str(photographs), "--model=SparseViT_tiny", f"--checkpoint={checkpoint}"]
+    words += [f"--out={out}", f"--image-size={SIZE}", "--num-workers=0", "--device=cpu"]
+    words += [f"--argument={name}={value}" for name, value in ARGUMENTS.items()]
     return main([*words, *more])
 
 
@@ -65,6 +74,11 @@ def test_a_set_is_tested_by_each_backend_with_rows_of_its_own(
     printed = capsys.readouterr().out
     assert "in the store already" in printed
     assert "SparseViT_tiny (openvino int8)" in printed
+    predicted = tmp_path / "predicted"
+    assert run_predict(checkpoint, tiny_set / "Tp", predicted, "--backend=openvino", *int8) == 0
+    settings = json.loads((predicted / "settings.json").read_text())["settings"]
+    assert (settings["precision"], settings["calibration"]["images"]) == ("int8", 2)
+    assert len(list(Path(f"{checkpoint}.exports").glob("*/model.xml"))) == 2  # the test's graphs
 
 
 @pytest.mark.parametrize(
@@ -132,14 +146,15 @@ def test_an_exported_file_gives_pytorchs_maps_for_any_batch(
     assert run_export(checkpoint, form, out, f"--verify={photographs}") == 0
     printed = capsys.readouterr().out
     facts = json.loads(Path(f"{out}.json").read_text())
-    assert facts["inputs"]["image"]["shape"] == ["any", 3, 64, 64]
+    assert facts["inputs"]["image"]["shape"] == ["any", 3, SIZE, SIZE]
     assert facts["verified"]["photographs"] == 3
     assert facts["verified"]["largest_difference"] <= facts["verified"]["tolerance"]
     assert f"{facts['verified']['largest_difference']:.2g}" in printed
-    assert "takes: image any x 3 x 64 x 64 float32; gives: pred_mask, pred_label" in printed
+    takes = f"takes: image any x 3 x {SIZE} x {SIZE} float32"
+    assert f"{takes}; gives: pred_mask, pred_label" in printed
     assert json.loads(note_in(form, out)) == facts
     for count in (1, 3):
-        image = images(count, 64, 64, seed=3)
+        image = images(count, SIZE, SIZE, seed=3)
         expected = small_model()(image=image)
         found = answers_of(form, out, image)
         for name, answer in zip(("pred_mask", "pred_label"), found, strict=True):
@@ -147,12 +162,22 @@ def test_an_exported_file_gives_pytorchs_maps_for_any_batch(
     assert not [path for path in out.parent.iterdir() if path.name.startswith(".")]
 
 
-def test_a_file_that_differs_too_much_is_not_left(checkpoint, photographs, tmp_path, capsys):
+def test_a_file_that_differs_too_much_is_not_left(photographs, tmp_path, capsys):
+    register_plain_convolution()  # its graph is made at once
+    torch.manual_seed(0)
+    weights = tmp_path / "one.safetensors"
+    save_file(PlainConvolution().state_dict(), str(weights))
     out = tmp_path / "files" / "model.xml"
-    options = [f"--verify={photographs}", "--tolerance=0"]
-    assert run_export(checkpoint, "openvino", out, *options) == 2
+    words = ["export", "--model=PlainConvolution", f"--checkpoint={weights}", f"--out={out}"]
+    words += ["--format=openvino", "--fit=resize", f"--image-size={SIZE}"]
+    words += [f"--verify={photographs}"]
+    assert main([*words, "--tolerance=0"]) == 2
     assert "differs from PyTorch by" in capsys.readouterr().err
     assert list(out.parent.iterdir()) == []
+    assert main(words) == 0  # within its own tolerance
+    assert f"takes: image any x 3 x {SIZE} x {SIZE} float32; gives: pred_mask\n" in (
+        capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
