@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sparsevit_plugin.backends.choices import BACKENDS
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.model.choices import MATMULS
 
 if TYPE_CHECKING:
     from sparsevit_plugin.complexity.columns import CostTable
@@ -18,7 +19,7 @@ _TIMEOUT = 600.0
 # What means nothing without --time; each is None or False where it is not given.
 _OF_TIME = (
     *("batch_sizes", "training", "repeats", "relative_to", "device", "backend", "precision"),
-    *("threads", "timeout", "output_dir"),
+    *("matmul", "threads", "timeout", "output_dir"),
 )
 
 
@@ -51,6 +52,11 @@ def add_time_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--backend", choices=BACKENDS, help="what computes (default: torch)")
     group.add_argument(
         "--precision", metavar="NAME", help="one of the backend's, as in benco test (default: auto)"
+    )
+    group.add_argument(
+        "--matmul",
+        choices=MATMULS,
+        help="which library multiplies matrices on a CPU, as in benco test (default: auto)",
     )
     group.add_argument(
         "--threads", type=int, metavar="N", help="of the CPU (default: as PyTorch chooses)"
@@ -121,6 +127,7 @@ def _request(args: argparse.Namespace) -> "Request":
         backend=args.backend or "torch",
         precision=args.precision or "auto",
         threads=args.threads,
+        matmul=args.matmul or "auto",
         imports=tuple(args.imports),
     )
     settings = Settings(

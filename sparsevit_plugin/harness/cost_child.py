@@ -27,6 +27,7 @@ from sparsevit_plugin.harness.complexity import example_inputs
 from sparsevit_plugin.harness.config import Config, resolve
 from sparsevit_plugin.harness.devices import PRECISIONS
 from sparsevit_plugin.harness.pipeline import build_model
+from sparsevit_plugin.model.kernels import current_kernels
 
 TRAINING: Final = "training"
 
@@ -157,7 +158,8 @@ class Worker:
             self._model = predictor_for(self._cfg, model, None, self._device)
             self._model.train(self._cfg.no_model_eval)
             self._step = self._forward
-        return {"threads": torch.get_num_threads()}
+        kernels = current_kernels().to_dict() if self._device.type == "cpu" else None
+        return {"threads": torch.get_num_threads(), "kernels": kernels}
 
     def _prepare(self, batch_size: int) -> dict[str, Any]:
         self._call = _nothing  # lets go of the batch before

@@ -17,7 +17,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from os import PathLike
@@ -34,6 +34,7 @@ from sparsevit_plugin.files import write_json_atomic
 from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
 from sparsevit_plugin.harness.config import Config, resolve
 from sparsevit_plugin.harness.devices import accelerator_of
+from sparsevit_plugin.model.probe import choose_kernels
 from sparsevit_plugin.versions import DISTRIBUTION, installed_version
 
 MODES: Final = ("inference", "training")
@@ -57,6 +58,7 @@ class Subject:
         backend: What computes the predictions, see `sparsevit_plugin.backends`.
         precision: One of the backend's, or `auto`: what the model is tested in by default.
         threads: Of the CPU; None for what PyTorch takes.
+        matmul: As `--matmul`: which library multiplies matrices on a CPU.
         imports: What `--import` was given.
         words: More words of a `benco test` command, as constructor arguments.
     """
@@ -67,12 +69,14 @@ class Subject:
     backend: str = TORCH
     precision: str = "auto"
     threads: int | None = None
+    matmul: str = "auto"
     imports: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
 
     def command(self) -> list[str]:
         """Return the words of the `benco test` command whose model this is; no set is read."""
         given = ["--model", self.model, "--device", self.device, "--backend", self.backend]
+        given += ["--matmul", self.matmul]
         if self.precision != "auto":
             given += ["--precision", self.precision]
         if self.image_size is not None:
@@ -174,6 +178,8 @@ class MeasuredCost:
         precision: As `--precision`, never `auto`.
         reference: The model that ratios are to; empty without one.
         versions: Of Python, PyTorch, the backend, IMDLBenCo and this package.
+        kernels: What multiplied matrices and computed attention on the CPU, by mode, as
+            `model.kernels.Kernels`; empty on other devices.
         measured: When, in UTC.
         measurements: Each mode at each batch size.
     """
@@ -186,6 +192,7 @@ class MeasuredCost:
     precision: str
     reference: str
     versions: Mapping[str, str]
+    kernels: Mapping[str, Mapping[str, Any]]
     measured: str
     measurements: tuple[Measurement, ...]
 
@@ -256,9 +263,12 @@ def measure(
     cfg = resolve("test", subject.command())
     choice = choice_of(cfg)
     found: list[Measurement] = []
+    kernels: dict[str, dict[str, Any]] = {}
     for mode in settings.modes:
         with contextlib.ExitStack() as stack:
             model = _Runner(stack, subject, mode, settings.timeout)
+            if model.facts.get("kernels"):
+                kernels[mode] = model.facts["kernels"]
             other = None
             if reference is not None and reference != subject:
                 other = _Runner(stack, reference, mode, settings.timeout)
@@ -276,6 +286,7 @@ def measure(
         precision=choice.precision,
         reference=reference.model if reference else "",
         versions=_versions(choice.backend),
+        kernels=kernels,
         measured=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         measurements=tuple(found),
     )
@@ -390,12 +401,18 @@ def _environment(subject: Subject) -> dict[str, str]:
 def stored_cost(
     subject: Subject, settings: Settings, reference: Subject | None, folder: str | PathLike[str]
 ) -> MeasuredCost | None:
-    """Return what `measure_stored` has stored of just this; None where it has nothing whole."""
+    """Return what `measure_stored` has stored of just this; None where it has nothing whole.
+
+    Raises:
+        UserError: The model or the reference is not registered, or its flags are wrong.
+    """
+    content = _content(subject, settings, reference, kernels_of(subject, settings.modes))
     try:
-        text = _file(subject, settings, reference, Path(folder)).read_text(encoding="utf-8")
-        return MeasuredCost.from_dict(json.loads(text)["cost"])
-    except (OSError, ValueError, KeyError, TypeError):
+        text = _file(content, Path(folder)).read_text(encoding="utf-8")
+        found = MeasuredCost.from_dict(json.loads(text)["cost"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return None if found.reasons else found
 
 
 def measure_stored(
@@ -409,8 +426,9 @@ def measure_stored(
 
     A cost is found again by all that it depends on: the model, its arguments and the Python files
     beside that of its class; the same of the reference; the settings; the device and its threads;
-    the versions of Python, PyTorch, the backend, IMDLBenCo and this package. To measure again,
-    remove the file.
+    the kernels chosen for the CPU; the versions of Python, PyTorch, the backend, IMDLBenCo and this
+    package. To measure again, remove the file. One with a figure missing for a reason, as a process
+    that was ended or want of memory, is returned but not stored: the next run tries again.
 
     Args:
         subject: The model.
@@ -425,20 +443,48 @@ def measure_stored(
     found = stored_cost(subject, settings, reference, folder)
     if found is None:
         found = measure(subject, settings, reference, advance)
-        file = _file(subject, settings, reference, Path(folder))
-        of = _content(subject, settings, reference)
-        write_json_atomic(file, {"cost": found.to_dict(), "of": of})
+        if not found.reasons:
+            of = _content(subject, settings, reference, found.kernels)
+            write_json_atomic(_file(of, Path(folder)), {"cost": found.to_dict(), "of": of})
     return found
 
 
-def _file(subject: Subject, settings: Settings, reference: Subject | None, folder: Path) -> Path:
-    content = _content(subject, settings, reference)
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+def kernels_of(subject: Subject, modes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the kernels that a process would compute a model with, by mode; none but on a CPU.
+
+    Raises:
+        UserError: The model is not registered, or its flags are wrong.
+    """
     cfg = resolve("test", subject.command())
-    return folder / f"{cfg.model}-{cfg.image_size}-{digest}.json"
+    if accelerator_of(cfg.device)[0] != "cpu":
+        return {}
+    threads = subject.threads or torch.get_num_threads()
+    return {mode: _kernels(cfg.matmul, mode, threads) for mode in modes}
 
 
-def _content(subject: Subject, settings: Settings, reference: Subject | None) -> dict[str, Any]:
+@functools.cache
+def _kernels(matmul: str, purpose: str, threads: int) -> dict[str, Any]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return choose_kernels(matmul, purpose).to_dict()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _file(content: Mapping[str, Any], folder: Path) -> Path:
+    """Return the file of a cost by all that it depends on."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    model = content["model"]
+    return folder / f"{model['model']}-{model['image_size']}-{digest}.json"
+
+
+def _content(
+    subject: Subject,
+    settings: Settings,
+    reference: Subject | None,
+    kernels: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
     """Return all that a cost depends on, as JSON can hold it."""
     cfg = resolve("test", subject.command())
     return {
@@ -449,6 +495,7 @@ def _content(subject: Subject, settings: Settings, reference: Subject | None) ->
         "device": device_name(cfg.device),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "kernels": kernels,
         "versions": _versions(subject.backend),
     }
 
@@ -458,6 +505,8 @@ def _content_of(subject: Subject) -> dict[str, Any]:
     plain = cfg.to_dict()
     return {
         "subject": asdict(subject),
+        "model": cfg.model,
+        "image_size": cfg.image_size,
         "registered": cfg.registered,
         "arguments": {**plain["constructor_defaults"], **plain["model_arguments"]},
         "options": plain["options"],

@@ -54,6 +54,7 @@ def test_defaults_and_given_values_reach_the_request():
     words = ["--time", "--training", "--batch-sizes", "8,1,1", "--repeats", "3"]
     words += ["--relative-to", "a", "--device", "cpu", "--backend", "openvino"]
     words += ["--precision", "bf16", "--threads", "2", "--timeout", "9", "--output-dir", "d"]
+    words += ["--matmul", "mkl"]
     request = _request(parse(*words))
     assert request.settings.batch_sizes == (1, 8)
     assert (request.settings.repeats, request.settings.training) == (3, True)
@@ -61,6 +62,7 @@ def test_defaults_and_given_values_reach_the_request():
     subject = request.subject
     assert (subject.device, subject.backend, subject.precision) == ("cpu", "openvino", "bf16")
     assert subject.threads == 2
+    assert subject.matmul == "mkl"
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ def cost_of(subject: Subject, reference: Subject | None) -> MeasuredCost:
         "32",
         reference.model if reference else "",
         {"torch": "2.0"},
+        {},
         "now",
         tuple(measurements),
     )
@@ -113,6 +114,7 @@ def test_without_a_reference_there_are_no_ratios(asked, monkeypatch):
             "32",
             "",
             {"torch": "2.0"},
+            {},
             "now",
             (Measurement("inference", 1, 0.5, 0.5, 0.5, 3),),
         ),

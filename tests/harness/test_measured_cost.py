@@ -64,7 +64,7 @@ FAKE = """
             assert question["mode"] in ("inference", "training")
             if state["fail"] == "1":
                 raise ValueError("cannot be built")
-            return {"threads": 7}
+            return {"threads": 7, "kernels": {"matmul": "onednn"}}
         size = state["size"] = question.get("batch_size", state["size"])
         fail = state["fail"] if size == 2 else ""
         if question["do"] == "prepare":
@@ -97,6 +97,7 @@ def fake(tmp_path, monkeypatch) -> None:
     (tmp_path / "fake_child.py").write_text(textwrap.dedent(FAKE))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(measured_cost, "_CHILD", "fake_child")
+    monkeypatch.setattr(measured_cost, "_kernels", lambda *_: {"matmul": "onednn"})
 
 
 def subject(*words: str, size: int = 32, **more) -> Subject:
@@ -268,7 +269,9 @@ def test_an_unknown_model_is_refused():
 
 def test_a_cost_comes_back_from_json():
     one = Measurement("inference", 2, seconds=0.5, held_bytes=3.0, reason="no ratio")
-    cost = MeasuredCost("a", 64, "cpu", 2, "torch", "32", "b", {"torch": "2"}, "now", (one,))
+    kernels = {"inference": {"matmul": "mkl"}}
+    versions = {"torch": "2"}
+    cost = MeasuredCost("a", 64, "cpu", 2, "torch", "32", "b", versions, kernels, "now", (one,))
     text = json.dumps(cost.to_dict(), allow_nan=False)
     again = MeasuredCost.from_dict(json.loads(text))
     assert repr(again) == repr(cost)  # NaN is not equal to itself
@@ -289,21 +292,52 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
         (subject(size=64), settings, None),
         (subject("--spoil", "1"), settings, None),
         (subject(threads=3), settings, None),
+        (subject(matmul="mkl"), settings, None),
         (subject(), Settings(batch_sizes=(1,), repeats=3), None),
         (subject(), settings, subject()),
     ]
     assert [stored_cost(*other, folder) for other in others] == [None] * len(others)
 
-    monkeypatch.setattr(measured_cost, "_sources_hash", lambda cfg: "changed")
-    assert stored_cost(subject(), settings, None, folder) is None
-    monkeypatch.undo()
+    for name, changed in (("_sources_hash", "changed"), ("_kernels", {"matmul": "mkl"})):
+        with monkeypatch.context() as patch:
+            patch.setattr(measured_cost, name, lambda *_, changed=changed: changed)
+            assert stored_cost(subject(), settings, None, folder) is None
+    assert stored_cost(subject(), settings, None, folder) is not None
     file.write_text(file.read_text()[:-40])
     assert stored_cost(subject(), settings, None, folder) is None
 
 
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("fail", ["1", "2", "3", "4"])
+def test_a_cost_with_a_reason_is_not_kept(fail, tmp_path):
+    settings = Settings(batch_sizes=(1, 2), repeats=1)
+    assert measure_stored(subject("--seed", fail), settings, None, tmp_path / "costs").reasons
+    assert not (tmp_path / "costs").exists()
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_stored_cost_with_a_reason_is_measured_again(tmp_path):
+    settings = Settings(batch_sizes=(1,), repeats=1)
+    measure_stored(subject(), settings, None, tmp_path / "costs")
+    (file,) = (tmp_path / "costs").iterdir()
+    content = json.loads(file.read_text())
+    content["cost"]["measurements"][0]["reason"] = "ended with code 9"
+    file.write_text(json.dumps(content))
+    assert not measure_stored(subject(), settings, None, tmp_path / "costs").reasons
+
+
+def test_the_kernels_are_those_that_the_process_answers():
+    of = subject(matmul="onednn")
+    question = {"do": "build", "words": of.command(), "threads": None, "mode": "inference"}
+    found = measured_cost.kernels_of(of, ("inference", "training"))
+    assert found["inference"] == Worker().answer(question)["kernels"]
+    assert found["training"]["matmul"] == "onednn"
+
+
 def test_the_files_beside_the_class_are_part_of_the_key(models):
     def key() -> str:
-        return measured_cost._file(of, Settings(), None, Path("x")).name
+        content = measured_cost._content(of, Settings(), None, {})
+        return measured_cost._file(content, Path("x")).name
 
     of = told(models)
     before = key()
