@@ -80,13 +80,10 @@ def machine() -> str:
     """Describe what the figures were measured on."""
     import torch
 
-    name = platform.processor() or platform.machine()
-    cpu_info = Path("/proc/cpuinfo")
-    if cpu_info.is_file():
-        found = re.search(r"model name\s*:\s*(.+)", cpu_info.read_text())
-        name = found.group(1) if found else name
+    from sparsevit_plugin.machine import processor_name
+
     return (
-        f"machine: {name}, {os.cpu_count()} cores; python {platform.python_version()}, "
+        f"machine: {processor_name()}, {os.cpu_count()} cores; python {platform.python_version()}, "
         f"torch {torch.__version__}, numpy {np.__version__}"
     )
 

@@ -22,8 +22,6 @@ tests one checkpoint on every backend and prints the pixel F1 of each.
 import argparse
 import contextlib
 import os
-import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
+from sparsevit_plugin.machine import processor_facts, processor_name
 from sparsevit_plugin.versions import installed_version
 
 REFERENCE = "upstream"
@@ -50,6 +49,9 @@ TRAINING = (
     "training fp32, checkpointed",
     "training bf16 autocast",
 )
+FLAGS = ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni")
+"""Instructions for products in low precision."""
+
 SIZE = 512
 MACS = 46_033_534_976
 """Of one photograph, by `benco complexity --models SparseViT --image-size 512`."""
@@ -221,12 +223,10 @@ def show_profiles(args: argparse.Namespace) -> None:
 
 def machine(threads: int) -> str:
     """Say what the figures were measured on."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        found = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", text, re.MULTILINE))
-        flags = sorted(set(re.findall(r"\b(avx512_bf16|avx512_vnni|amx_bf16|amx_int8)\b", text)))
-        name = ", ".join([*found.values(), *flags])
+    facts = processor_facts()
+    found = [facts[key] for key in ("cpu family", "model") if key in facts]
+    flags = [flag for flag in FLAGS if flag in facts.get("flags", "").split()]
+    name = ", ".join([processor_name(), *found, *flags])
     versions = ", ".join(
         f"{package} {installed_version(package)}"
         for package in ("torch", "openvino", "nncf", "onnxruntime")

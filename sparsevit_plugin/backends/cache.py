@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import prove_writable, sha256_file, write_json_atomic
+from sparsevit_plugin.machine import user_cache
 
 ENTRY: Final = "entry.json"
 KEPT: Final = 12
@@ -31,15 +32,14 @@ def default_folder(checkpoint: str | os.PathLike[str] | None) -> Path:
     """Return where exported files of a checkpoint are kept.
 
     That is `<checkpoint>.exports` beside it. Where that cannot be written, or without a checkpoint,
-    it is `sparsevit-plugin/exports` in the user's cache (`XDG_CACHE_HOME`, or `~/.cache`).
+    it is `exports` in the user's cache, see `machine.user_cache`.
     """
     if checkpoint is not None:
         beside = Path(f"{os.fspath(checkpoint)}.exports")
         with contextlib.suppress(UserError):
             prove_writable(beside)
             return beside
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "sparsevit-plugin" / "exports"
+    return user_cache() / "exports"
 
 
 class ExportCache:

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: A set cannot be read, or an argument is out of range.
     """
-    from sparsevit_plugin.harness.leak import find_leaks, user_cache
+    from sparsevit_plugin.harness.leak import find_leaks, hashes_file
     from sparsevit_plugin.harness.registered_sets import DataRoots
 
     if not 0 <= args.threshold < _BITS // 2:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             first,
             second,
             threshold=args.threshold,
-            cache=None if args.no_cache else user_cache(),
+            cache=None if args.no_cache else hashes_file(),
             progress=progress,
         )
     if args.json:

@@ -32,6 +32,7 @@ from PIL import Image
 
 from sparsevit_plugin.harness.images import BadImage, decode_image
 from sparsevit_plugin.harness.sources import ImageSet, Sample
+from sparsevit_plugin.machine import user_cache
 
 Kind: TypeAlias = Literal["identical", "near-duplicate", "photograph"]
 Advance: TypeAlias = Callable[[int, int], None]
@@ -287,11 +288,9 @@ class _HashCache:
             self._database.executemany("insert or replace into hashes values (?, ?, ?)", rows)
 
 
-def user_cache() -> Path:
+def hashes_file() -> Path:
     """Return the file that remembers hashes: below the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    folder = Path(base) if base else Path.home() / ".cache"
-    return folder / "sparsevit-plugin" / "hashes.sqlite"
+    return user_cache() / "hashes.sqlite"
 
 
 # --- pairs ----------------------------------------------------------------------------------------

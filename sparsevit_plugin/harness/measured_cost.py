@@ -34,6 +34,7 @@ from sparsevit_plugin.files import write_json_atomic
 from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
 from sparsevit_plugin.harness.config import Config, resolve
 from sparsevit_plugin.harness.devices import accelerator_of
+from sparsevit_plugin.machine import processor_name
 from sparsevit_plugin.model.probe import choose_kernels
 from sparsevit_plugin.versions import DISTRIBUTION, installed_version
 
@@ -544,14 +545,4 @@ def device_name(device: str) -> str:
     kind, index = accelerator_of(device)
     if kind == "cuda":
         return torch.cuda.get_device_name(index or 0)
-    return _processor_name() if kind == "cpu" else kind
-
-
-def _processor_name() -> str:
-    """Return the processor's name; of several lines the first, as processors of a machine agree."""
-    with contextlib.suppress(OSError):  # only Linux has the file
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    return processor_name() if kind == "cpu" else kind

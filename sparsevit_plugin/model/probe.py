@@ -8,7 +8,6 @@ of threads, the version of PyTorch, and the boot.
 import contextlib
 import hashlib
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import write_json_atomic
+from sparsevit_plugin.machine import processor_facts, user_cache
 from sparsevit_plugin.model.choices import LIBRARIES, MATMULS, check_choice
 from sparsevit_plugin.model.kernels import Kernels, attend, linear, using_kernels
 from sparsevit_plugin.model.packed import PackedPointwise, can_pack
@@ -94,7 +94,7 @@ def probed() -> Probe:
     """
     content = _identity()
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    file = _cache_folder() / f"kernels-{digest}.json"
+    file = user_cache() / f"kernels-{digest}.json"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{file}.lock"):
@@ -216,18 +216,10 @@ def _interleaved(runs: Mapping[str, Callable[[], None]]) -> dict[str, float]:
     return {name: min(values) for name, values in taken.items()}
 
 
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "sparsevit-plugin"
-
-
 def _identity() -> dict[str, Any]:
     """Return everything that a measurement depends on."""
-    described = ""
-    with contextlib.suppress(OSError):
-        # Its first processor: names, flags and caches, but for the clock, which changes.
-        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
-        described = "\n".join(line for line in first.splitlines() if "MHz" not in line)
+    # Names, flags and caches, but for the clock, which changes.
+    described = {name: value for name, value in processor_facts().items() if "MHz" not in name}
     boot = ""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
