@@ -106,7 +106,11 @@ def _add_scores(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, default="terminal", help="default: terminal")
     parser.add_argument(
-        "--digits", type=int, default=2, metavar="N", help="after the point (default: 2)"
+        "--digits",
+        type=int,
+        default=2,
+        metavar="N",
+        help="after the point, below 1 significant ones (default: 2)",
     )
     parser.add_argument(
         "--standalone", action="store_true", help="with latex: a document that compiles by itself"

@@ -7,6 +7,7 @@ other formats show it in a larger one.
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -42,7 +43,7 @@ class Column:
         meaning: In a sentence, for the caption and the documentation.
         head: Of its column in a table for people; empty for a value that CSV alone shows.
         divisor: What one unit of the table is, in units of the row.
-        digits: After the point; None for the table's.
+        digits: After the point; None for the table's, and as many significant ones below 1.
         higher_is_better: Which end is good.
     """
 
@@ -215,7 +216,7 @@ class CostTable:
         """Lay the table out for people: the columns with a head, their meanings in the caption.
 
         Args:
-            digits: After the point, where a column does not say.
+            digits: After the point, where a column does not say; below 1 significant ones.
         """
         shown = [column for column in self.present if column.head]
         notes: dict[str, int] = {}
@@ -261,5 +262,17 @@ def _cell(row: Row, column: Column, digits: int) -> LaidCell:
         return LaidCell((Part(MISSING),))
     if isinstance(value, str):
         return LaidCell((Part(value),))
-    places = digits if column.digits is None else column.digits
-    return LaidCell((Part(f"{value / column.divisor:.{places}f}"),), value=float(value))
+    shown = value / column.divisor
+    places = _places(shown, digits) if column.digits is None else column.digits
+    return LaidCell((Part(f"{shown:.{places}f}"),), value=float(value))
+
+
+def _places(value: float, digits: int) -> int:
+    """Return the digits after the point that show a number: below 1 as many significant ones.
+
+    What is not 0 never shows as 0.
+    """
+    if value == 0 or abs(value) >= 1 or math.isinf(value):
+        return digits
+    leading = -math.floor(math.log10(abs(value)))  # place of the first digit that is not 0
+    return leading + max(digits, 1) - 1

@@ -79,6 +79,24 @@ def test_rows_may_know_more_than_counts(table):
     assert "what & size" in latex.to_latex(layout, "costs")
 
 
+@pytest.mark.parametrize(
+    ("macs", "digits", "text"),
+    [
+        (3e9, 2, "3.00"),
+        (5e8, 2, "0.50"),
+        (4.56e7, 2, "0.046"),
+        (1, 2, "0.0000000010"),
+        (123, 0, "0.0000001"),
+        (-2e6, 3, "-0.00200"),
+        (0, 2, "0.00"),
+        (9.999e8, 2, "1.00"),
+    ],
+)
+def test_what_is_not_zero_never_shows_as_zero(macs, digits, text):
+    layout = CostTable([{"model": "a", "macs": macs}], COLUMNS, "Cost.").layout(digits)
+    assert layout.blocks[0].rows[0].cells[0].parts[0].text == text
+
+
 def test_a_count_is_complete_when_only_the_expected_is_missing():
     assert is_complete({})
     assert is_complete({"softmax": {"aten._softmax": 1}, "losses": {"aten.nll_loss": 1}})
