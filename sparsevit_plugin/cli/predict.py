@@ -8,7 +8,8 @@ from sparsevit_plugin.cli.checkpoint_options import add_groups, given_options
 from sparsevit_plugin.errors import UserError, suggest
 
 if TYPE_CHECKING:
-    from sparsevit_plugin.harness.predict import Localiser, Photo
+    from sparsevit_plugin.harness.datasets import BadSample
+    from sparsevit_plugin.harness.predict import Localiser, Photo, Prediction
     from sparsevit_plugin.harness.prediction_files import PredictionFolder
 
 PASSED_OVER = 1
@@ -82,10 +83,13 @@ def run(args: argparse.Namespace) -> int:
     """
     pictures = _pictures(args.write)
     options = given_options(args, _OPTIONS)
+    from sparsevit_plugin.harness.option_table import BY_NAME
     from sparsevit_plugin.harness.photo_paths import find_photographs
     from sparsevit_plugin.harness.predict import Localiser
     from sparsevit_plugin.harness.prediction_files import PredictionFolder, Wanted
 
+    if options["num_workers"] is None:  # as its help says; from Python there are none
+        options["num_workers"] = BY_NAME["num_workers"].default
     out = Path(args.out)
     photos = find_photographs(args.photographs, leave_out=out)
     localiser = Localiser(
@@ -125,13 +129,27 @@ def _predict(localiser: "Localiser", folder: "PredictionFolder", photos: "list[P
                 if isinstance(result, BadSample):
                     bad.append(result)
                 else:
-                    folder.write(by_name[result.name], result)
+                    bad += _write(folder, by_name[result.name], result)
                 progress.advance()
     finally:
         records = folder.finish(bad)
     done = [record for record in records if record["name"] in by_name]
     _tell(folder.folder, done, len(photos) - len(missing), [(b.path, b.reason) for b in bad])
     return PASSED_OVER if bad else 0
+
+
+def _write(
+    folder: "PredictionFolder", photo: "Photo", prediction: "Prediction"
+) -> "list[BadSample]":
+    """Write a prediction; return the photograph where its file has changed since it was read."""
+    from sparsevit_plugin.harness.datasets import BadSample
+    from sparsevit_plugin.harness.images import BadImage
+
+    try:
+        folder.write(photo, prediction)
+    except BadImage as error:
+        return [BadSample(photo.name, error.path, error.reason)]
+    return []
 
 
 def _tell(out: Path, done: list[dict[str, Any]], before: int, bad: list[tuple[Path, str]]) -> None:

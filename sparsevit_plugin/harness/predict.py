@@ -139,7 +139,8 @@ class Localiser:
         batch_size: Photographs that the model sees at a time, or tiles of one.
         **options: Options of `benco test` with underscores (`model`, `fit`, `image_size`, `tile`,
             `tile_overlap`, `device`, `backend`, `precision`, `num_workers` ...) and arguments of
-            the model's constructor. None stands for an option that is not given.
+            the model's constructor. None stands for an option that is not given; without
+            `num_workers` photographs are read in this process.
 
     Attributes:
         config: Everything that was resolved from these.
@@ -164,8 +165,9 @@ class Localiser:
         if batch_size < 1:
             raise UserError(f"--batch-size {batch_size}: give a number above 0")
         path = _checkpoint_file(str(checkpoint))
+        given = {name: value for name, value in options.items() if value is not None}
         defaults = {"num_workers": 0, "test_batch_size": batch_size}
-        self.config = configure(path, {**defaults, **options})
+        self.config = configure(path, {**defaults, **given})
         self.threshold = threshold
         self._fabric = fabric_for(self.config)
         cfg = without_pretraining(self.config)

@@ -33,6 +33,7 @@ from sparsevit_plugin.files import (
     write_text_atomic,
 )
 from sparsevit_plugin.harness.datasets import BadSample
+from sparsevit_plugin.harness.images import BadImage
 from sparsevit_plugin.harness.predict import Photo, Prediction
 
 PICTURES: Final = {"map": "maps/{}.png", "mask": "masks/{}.png", "overlay": "overlays/{}.jpg"}
@@ -124,16 +125,20 @@ class PredictionFolder:
             The record.
 
         Raises:
-            UserError: A file cannot be written, or the photograph's cannot be read any more.
+            BadImage: The photograph's file cannot be read any more, or has another size by now;
+                nothing is written then.
+            UserError: A file cannot be written.
         """
+        sha256 = _sha256_of(photo)
         paths = {kind: PICTURES[kind].format(photo.name) for kind in self.wanted.pictures}
+        pictures = {kind: self._picture(kind, photo, prediction) for kind in paths}
         for kind, path in paths.items():
-            self._write_picture(kind, self.folder / path, photo, prediction)
+            _write_image(self.folder / path, pictures[kind])
         mask = prediction.mask
         record = {
             "name": photo.name,
             "photograph": str(photo.path),
-            "sha256": sha256_file(photo.path),
+            "sha256": sha256,
             "height": mask.shape[0],
             "width": mask.shape[1],
             "score": prediction.score,
@@ -196,14 +201,38 @@ class PredictionFolder:
             f"({', '.join(changed)}): give another --out, or --overwrite to replace them"
         )
 
-    def _write_picture(self, kind: str, path: Path, photo: Photo, prediction: Prediction) -> None:
+    def _picture(
+        self, kind: str, photo: Photo, prediction: Prediction
+    ) -> NDArray[np.uint8] | NDArray[np.uint16]:
         if kind == "map":
-            _write_image(path, map_picture(prediction.map, self.wanted.map_bits))
-        elif kind == "mask":
-            _write_image(path, prediction.mask.astype(np.uint8) * np.uint8(255))
-        else:
-            pixels, _ = photo.read()
-            _write_image(path, _jpeg_sized(overlay(pixels, prediction))[:, :, ::-1])
+            return map_picture(prediction.map, self.wanted.map_bits)
+        if kind == "mask":
+            return prediction.mask.astype(np.uint8) * np.uint8(255)
+        return _jpeg_sized(overlay(_same_photograph(photo, prediction), prediction))[:, :, ::-1]
+
+
+def _sha256_of(photo: Photo) -> str:
+    try:
+        return sha256_file(photo.path)
+    except UserError as error:
+        raise BadImage(photo.path, "cannot be read any more") from error
+
+
+def _same_photograph(photo: Photo, prediction: Prediction) -> NDArray[np.uint8]:
+    """Return a photograph's pixels once more, to draw on.
+
+    Raises:
+        BadImage: The file is not the one that was predicted on any more.
+    """
+    pixels, _ = photo.read()
+    if pixels.shape[:2] != prediction.map.shape:
+        height, width = prediction.map.shape
+        raise BadImage(
+            photo.path,
+            f"changed while it was predicted on: was {width} x {height} pixels, is "
+            f"{pixels.shape[1]} x {pixels.shape[0]}",
+        )
+    return pixels
 
 
 def map_picture(values: NDArray[np.float32], bits: int) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.harness import prediction_files
+from sparsevit_plugin.harness.option_table import BY_NAME
 from sparsevit_plugin.harness.predict import Localiser, Prediction
 from sparsevit_plugin.harness.prediction_files import COLUMNS, map_picture, overlay
 from sparsevit_plugin.results.store import load
@@ -123,6 +124,43 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(
     assert run(checkpoint, out, photos) == 0
     assert [row["name"] for row in table(out)] == ["0", "1", "2"]
     assert not list(out.rglob("*.tmp*"))
+
+
+def test_a_photograph_that_changes_meanwhile_is_passed_over(
+    photos, checkpoint, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out"
+    write = prediction_files.PredictionFolder.write
+
+    def changing(self, photo, prediction):
+        if photo.name == "0":
+            Image.new("RGB", (20, 30)).save(photo.path)
+        if photo.name == "1":
+            photo.path.unlink()
+        return write(self, photo, prediction)
+
+    monkeypatch.setattr(prediction_files.PredictionFolder, "write", changing)
+    assert run(checkpoint, out, photos) == 1
+    assert [row["name"] for row in table(out)] == ["2"]
+    assert not (out / "maps/0.png").exists()
+    text = capsys.readouterr().out
+    assert "0.png: changed while it was predicted on: was 56 x 40 pixels, is 20 x 30" in text
+    assert "1.png: cannot be read any more" in text
+
+
+def test_photographs_are_read_beside_the_model_as_the_help_says(photos, checkpoint, tmp_path):
+    assert Localiser(checkpoint, device="cpu", num_workers=None).config.num_workers == 0
+    words = ["predict", str(photos), "--checkpoint", str(checkpoint), "--device", "cpu"]
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        stream = Localiser.stream
+        patch.setattr(
+            Localiser,
+            "stream",
+            lambda self, of: seen.append(self.config.num_workers) or stream(self, of),
+        )
+        assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert seen == [BY_NAME["num_workers"].default]
 
 
 def test_results_made_otherwise_are_not_mixed(photos, checkpoint, tmp_path, capsys):
