@@ -191,8 +191,11 @@ def imported_packages() -> dict[str, Path]:
 
 
 def declared() -> set[str]:
-    """Return the import names of what setup.cfg requires."""
-    lines = setup_cfg()["options"]["install_requires"].split("\n")
+    """Return the import names of what setup.cfg requires, and of its extras for users."""
+    parts = setup_cfg()
+    extras = parts["options.extras_require"]
+    texts = (parts["options"]["install_requires"], extras["openvino"], extras["onnxruntime"])
+    lines = "\n".join(texts).split("\n")
     names = {line.split(">")[0].split("=")[0].split("<")[0].strip() for line in lines} - {""}
     return {IMPORT_NAMES.get(name, name) for name in names}
 

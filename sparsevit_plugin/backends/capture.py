@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -178,17 +179,25 @@ def capture(model: nn.Module, signature: Signature) -> ExportedProgram:
     return program
 
 
+_QUIET = threading.RLock()
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what exporters print and warn about on the way; their errors come through."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    """Hide what exporters print and warn about on the way; their errors come through.
+
+    All of this belongs to the process: of two threads one waits, or the second would put back what
+    the first had changed.
+    """
+    with _QUIET:
+        disabled = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(disabled)
 
 
 def first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
+from sparsevit_plugin.backends.from_config import fabric_for, predictor_for
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.config import Config, resolve
 from sparsevit_plugin.harness.datasets import collate
@@ -42,7 +43,7 @@ from tests.harness.maps import random_map, write_map, write_maps
 
 SIZE = (48, 64)
 KEY = ["sample_name", "score_at"]
-OF_THE_RUN = ["manifest_id", "model", "checkpoint", "dataset"]
+OF_THE_RUN = ["manifest_id", "model", "checkpoint", "dataset", "backend", "number_format"]
 
 
 def request(data: Path, pred: Path, out: Path, **changes) -> ScoreRequest:
@@ -84,10 +85,11 @@ def dump_maps(cfg: Config, weights: Path | None, folder: Path, form: str) -> Non
     model = build_model(cfg).eval()
     if weights is not None:
         save_file(model.state_dict(), weights)
+    predictor = predictor_for(cfg, model, weights, fabric_for(cfg).device)  # as benco test has it
     for index in range(len(dataset)):
         batch = collate([dataset[index]])
         with torch.no_grad():
-            output = model(**model_inputs(batch, torch.device("cpu")), if_predcit_label=False)
+            output = predictor(**model_inputs(batch, torch.device("cpu")), if_predcit_label=False)
         stem = batch["sample_name"][0].rpartition(".")[0]
         write_map(folder / stem, output["pred_mask"][0, 0].numpy(), form)
 

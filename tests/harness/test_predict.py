@@ -231,7 +231,7 @@ def test_a_damaged_file_is_an_error_of_a_call_and_passed_over_in_a_stream(
         ({"fitt": "pad"}, "--fitt"),
         ({"tile": 100}, "multiple of 32"),
         ({"model": "unet", "width": 4}, "not one tensor fits"),
-        ({"batch_size": 0}, "test-batch-size"),
+        ({"batch_size": 0}, "--batch-size 0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(checkpoint, options, words):
