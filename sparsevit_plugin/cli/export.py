@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
 
     out = Path(args.out)
     check_request(args.format, out, args.precision or "auto")
-    if args.tolerance is not None and not args.tolerance >= 0:
-        raise UserError(f"--tolerance {args.tolerance}: give a difference from 0")
+    if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
+        raise UserError(f"--tolerance {args.tolerance}: give a finite difference from 0")
     photographs = _photographs(args.verify)
     path = _weights_file(args.checkpoint)
     cfg = without_pretraining(
