@@ -189,7 +189,8 @@ def test_a_file_that_differs_too_much_is_not_left(photographs, tmp_path, capsys)
         (["openvino", "model.xml", "--precision=int8"], "--calibration-data"),
         (["torch", "model.pt2", "--verify=nowhere"], "no such folder of photographs"),
         (["torch", "model.pt2", "--argument=depth"], "write NAME=VALUE"),
-        (["torch", "model.pt2", "--tolerance=-1"], "give a difference from 0"),
+        (["torch", "model.pt2", "--tolerance=-1"], "give a finite difference from 0"),
+        (["torch", "model.pt2", "--tolerance=inf"], "give a finite difference from 0"),
     ],
 )
 def test_bad_requests_are_refused_in_a_line(request_words, words, checkpoint, capsys):
