@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final
@@ -58,15 +59,23 @@ def inference_copy(model: nn.Module, device: torch.device) -> nn.Module:
     return fuse().eval() if callable(fuse) else inner
 
 
-def compile_frozen(model: nn.Module, device: torch.device) -> Callable[..., Any]:
-    """Compile a model for inference; on a CPU its weights become constants of the code.
+def compile_whole(model: nn.Module) -> Callable[..., Any]:
+    """Compile a model; a fused one is one graph, or an error, others may fall into several."""
+    return torch.compile(model, fullgraph=isinstance(model, FusedSparseViT))
 
-    A fused model is one graph, or an error; others may fall into several.
+
+def frozen_weights() -> contextlib.AbstractContextManager[Any]:
+    """Let the compiler make constants of the weights, which it can pack then.
+
+    The setting must hold while a call is traced, which the options of `torch.compile` do not do.
+    Where this PyTorch has no such setting nothing happens.
     """
-    whole = isinstance(model, FusedSparseViT)
-    if device.type != "cpu":
-        return torch.compile(model, fullgraph=whole)
-    return torch.compile(model, fullgraph=whole, options={"freezing": True})
+    config = importlib.import_module("torch._inductor.config")
+    try:
+        patched: contextlib.AbstractContextManager[Any] = config.patch(freezing=True)
+    except AttributeError:
+        return contextlib.nullcontext()
+    return patched
 
 
 class TorchPredictor(nn.Module):
@@ -85,8 +94,7 @@ class TorchPredictor(nn.Module):
         self.model = model
         self.autocast = autocast
         self.compiled = compiled
-        device = next((tensor.device for tensor in model.buffers()), torch.device("cpu"))
-        self._call = compile_frozen(model, device) if compiled else model
+        self._call = compile_whole(model) if compiled else model
         self.eval()
 
     @torch.no_grad()
@@ -115,7 +123,8 @@ class TorchPredictor(nn.Module):
         with contextlib.ExitStack() as stack:
             if self.autocast:
                 stack.enter_context(torch.autocast(kind, self.autocast))
-            if self.compiled:
+            if self.compiled and kind == "cpu":
+                stack.enter_context(frozen_weights())
                 # It runs what follows a convolution inside it, which it does not for a product.
                 stack.enter_context(using_kernels(replace(current_kernels(), matmul="onednn")))
             yield

@@ -43,13 +43,11 @@ class Pointwise(nn.Module):
         bias: K.
     """
 
-    weight: Tensor
-    bias: Tensor
-
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.float().contiguous())
-        self.register_buffer("bias", bias.float().contiguous())
+        # Of four dimensions: the compiler packs a convolution's weight only where it is no view.
+        self.weight = _constant(weight.float().contiguous()[:, :, None, None])
+        self.bias = _constant(bias.float().contiguous())
 
     def forward(self, grid: Tensor, residual: Tensor | None = None, gelu: bool = False) -> Tensor:
         """Map B x H x W x C to B x H x W x K, then apply GELU and add `residual`, if asked to."""
@@ -63,15 +61,12 @@ class Window(nn.Module):
         conv: The convolution, with a bias.
     """
 
-    weight: Tensor
-    bias: Tensor
-
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.padding = conv.kernel_size[0] // 2
-        self.register_buffer("weight", conv.weight.detach().clone())
         assert conv.bias is not None  # noqa: S101 - every convolution of the model has one
-        self.register_buffer("bias", conv.bias.detach().clone())
+        self.weight = _constant(conv.weight.detach().clone())
+        self.bias = _constant(conv.bias.detach().clone())
 
     def forward(self, grid: Tensor, residual: Tensor | None = None, gelu: bool = False) -> Tensor:
         """Map B x H x W x C to the same shape, then apply GELU and add `residual`, if asked to."""
@@ -92,11 +87,9 @@ class Scaled(nn.Module):
         scale: C.
     """
 
-    scale: Tensor
-
     def __init__(self, scale: Tensor) -> None:
         super().__init__()
-        self.register_buffer("scale", scale.float())
+        self.scale = _constant(scale.float())
 
     def forward(self, grid: Tensor, residual: Tensor | None = None) -> Tensor:
         """Scale B x H x W x C and add `residual`."""
@@ -177,8 +170,8 @@ class FusedHead(nn.Module):
 class FusedSparseViT(nn.Module):
     """What `SparseViT` computes in evaluation mode, faster; see `SparseViT.fuse`.
 
-    It holds buffers and no parameters: it cannot be trained. `to` converts it to another number
-    format or device; the map comes out in single precision whatever the format.
+    None of its parameters takes a gradient: it cannot be trained. `to` converts it to another
+    number format or device; the map comes out in single precision whatever the format.
 
     Args:
         model: Copied from; later changes of its weights are not seen.
@@ -268,6 +261,11 @@ class FusedSparseViT(nn.Module):
 
 
 # --- folding -------------------------------------------------------------------------------------
+
+
+def _constant(value: Tensor) -> nn.Parameter:
+    """Return a parameter that takes no gradient: the compiler folds those, and no buffers."""
+    return nn.Parameter(value, requires_grad=False)
 
 
 def _finish(grid: Tensor, residual: Tensor | None, gelu: bool) -> Tensor:

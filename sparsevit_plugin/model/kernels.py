@@ -84,11 +84,15 @@ def using_kernels(kernels: Kernels) -> Iterator[None]:
 
 
 def linear(grid: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Map the channels of a B x H x W x C grid by a weight of K x C: B x H x W x K."""
+    """Map the channels of a B x H x W x C grid by a weight of K x C or K x C x 1 x 1.
+
+    Returns:
+        B x H x W x K.
+    """
     if grid.device.type == "cpu" and _current.matmul == "onednn":
-        maps = F.conv2d(grid.permute(0, 3, 1, 2), weight[:, :, None, None], bias)
-        return maps.permute(0, 2, 3, 1)
-    return F.linear(grid, weight, bias)
+        kernel = weight if weight.dim() == 4 else weight[:, :, None, None]  # noqa: PLR2004
+        return F.conv2d(grid.permute(0, 3, 1, 2), kernel, bias).permute(0, 2, 3, 1)
+    return F.linear(grid, weight.flatten(1), bias)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:

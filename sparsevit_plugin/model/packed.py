@@ -20,7 +20,7 @@ class PackedPointwise(nn.Module):
     """A linear map of the channels of a grid; see `fused.Pointwise`.
 
     Args:
-        weight: K x C.
+        weight: K x C, or K x C x 1 x 1.
         bias: K.
     """
 
@@ -28,7 +28,7 @@ class PackedPointwise(nn.Module):
         super().__init__()
         batch, height, width = _HINT
         # Not buffers: tensors in oneDNN's layout can be neither copied nor saved.
-        self.packed = _ops()._reorder_linear_weight(weight, batch * height * width)
+        self.packed = _ops()._reorder_linear_weight(weight.flatten(1), batch * height * width)
         self.offset = bias
 
     def forward(self, grid: Tensor, residual: Tensor | None = None, gelu: bool = False) -> Tensor:
@@ -94,7 +94,7 @@ def pack_layers(model: nn.Module, pointwise: type[nn.Module], window: type[nn.Mo
     for name, layer in list(model.named_modules()):
         if not isinstance(layer, pointwise | window):
             continue
-        weight, bias = layer.get_buffer("weight"), layer.get_buffer("bias")
+        weight, bias = layer.get_parameter("weight").data, layer.get_parameter("bias").data
         if weight.device.type != "cpu" or not can_pack(weight.dtype):
             continue
         parent, _, child = name.rpartition(".")

@@ -70,20 +70,20 @@ def test_the_compiler_sees_one_graph(sparsity, size):
     torch.testing.assert_close(found, model(image=image)["pred_mask"], rtol=0, atol=1e-5)
 
 
-def test_compile_is_frozen_on_a_cpu_and_whole_for_a_fused_model(monkeypatch):
-    asked = []
+def test_weights_are_frozen_while_a_call_is_traced(monkeypatch):
+    seen = []
 
     def compiler(model, **options):
-        asked.append(options)
-        return model
+        def call(**inputs):
+            seen.append((options["fullgraph"], torch._inductor.config.freezing))
+            return model(**inputs)
+
+        return call
 
     monkeypatch.setattr(torch, "compile", compiler)
-    prepare(small_model(), compiled=True)
-    prepare(nn.Conv2d(3, 1, 1), compiled=True)
-    assert asked == [
-        {"fullgraph": True, "options": {"freezing": True}},
-        {"fullgraph": False, "options": {"freezing": True}},
-    ]
+    prepare(small_model(), compiled=True)(image=images(1, 64, 64))
+    assert seen == [(True, True)]
+    assert not torch._inductor.config.freezing
 
 
 def test_a_copy_is_made():
