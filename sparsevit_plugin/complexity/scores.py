@@ -75,5 +75,4 @@ def _values(table: Table, metric: str) -> pd.DataFrame:
 
 
 def _of(values: pd.DataFrame, label: str) -> Sequence[float]:
-    found: Sequence[float] = values.loc[label].tolist()
-    return found
+    return list(values.loc[label])
