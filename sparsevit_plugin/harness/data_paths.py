@@ -44,15 +44,17 @@ def read_data_path(cfg: Config, path: str, side: Side) -> dict[str, Source]:
     Raises:
         UserError: If it names nothing that can be read.
     """
-    kind, _, rest = path.partition(":")
+    kind, colon, rest = path.partition(":")
     roots = DataRoots(cfg.data_root, cfg.data_paths)
     pair = cast(Pair, cfg.pair)
-    if kind == "protocol":
+    if colon and kind == "protocol":
         protocol = load_protocol(rest)
         read = training_sets if side == "train" else tested_sets
         sets = read(protocol, roots, pair=pair)
-    elif kind == "set":
+    elif colon and kind == "set":  # without a colon it is a folder of that name
         uses = [_set_use(word) for word in rest.split(",") if word]
+        if not uses:
+            raise UserError(f"{path}: name the sets after the colon, as set:CASIAv1,Columbia")
         sets = dict(_read_uses(uses, roots, pair))
     else:
         sets = read_source(path, pair=pair)
