@@ -3,7 +3,6 @@
 It runs the commands that a user would run, in this process, and prints each with its time.
 """
 
-import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -74,8 +73,8 @@ def run_demo(out: Path, *, seed: int, workers: int, scale: float = 1.0) -> None:
 
 
 def _train(corpus: DemoCorpus, out: Path, seed: int, workers: int) -> Trainer:
-    threads = torch.get_num_threads()
-    loaders = workers if torch.cuda.is_available() else _share_cores()
+    # On a CPU the model keeps all cores busy: loader processes would only get in its way.
+    loaders = workers if torch.cuda.is_available() else 0
     arguments = [
         *("--model", MODEL, "--recipe", "sparsevit-demo", "--seed", str(seed)),
         *("--data-path", str(corpus.train), "--test-data-path", str(corpus.tests_file)),
@@ -89,23 +88,7 @@ def _train(corpus: DemoCorpus, out: Path, seed: int, workers: int) -> Trainer:
         ),
     ]
     print(f"benco train {shlex.join(arguments)}", flush=True)
-    try:
-        return train(resolve("train", arguments))
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _share_cores() -> int:
-    """Leave a core to one loader process; return the number of loader processes.
-
-    So small a model gains less from another thread than it loses when its threads, which wait for
-    each other busily, share their cores with a loader (docs/performance-harness.md).
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if cores is None or cores < 2:  # noqa: PLR2004
-        return 0
-    torch.set_num_threads(cores - 1)
-    return 1
+    return train(resolve("train", arguments))
 
 
 def _test_baseline(name: str, corpus: DemoCorpus, out: Path, seed: int) -> None:
