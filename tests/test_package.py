@@ -28,6 +28,7 @@ IMPORT_NAMES = {
 USED_WITHOUT_IMPORT = {
     "requests": "imported by IMDLBenCo, which does not declare it",
     "torchvision": "imported by IMDLBenCo, which does not declare it",
+    "onnxscript": "imported by torch.onnx",
     "tensorboard": "imported by torch.utils.tensorboard",
     "sklearn": "its photographs are read as files",
 }
