@@ -190,7 +190,7 @@ def quiet() -> Iterator[None]:
     the first had changed.
     """
     with _QUIET:
-        disabled = logging.root.manager.disable
+        disabled, level = logging.root.manager.disable, logging.root.level
         logging.disable(logging.WARNING)
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -198,6 +198,7 @@ def quiet() -> Iterator[None]:
                 yield
         finally:
             logging.disable(disabled)
+            logging.root.setLevel(level)  # OpenVINO raises it when a conversion fails
 
 
 def first_line(error: BaseException) -> str:

@@ -25,3 +25,10 @@ def test_two_threads_leave_the_log_as_it_was():
     for thread in threads:
         thread.join(10)
     assert logging.root.manager.disable == logging.NOTSET
+
+
+def test_a_changed_level_is_put_back():
+    before = logging.root.level
+    with quiet():
+        logging.root.setLevel(logging.CRITICAL)
+    assert logging.root.level == before

@@ -39,6 +39,7 @@ def test_it_trains_a_step_and_predicts_the_same_map_twice(name):
 
 @pytest.mark.parametrize("backbone", KINDS)
 def test_any_size_and_any_kind_of_backbone(backbone):
+    torch.manual_seed(0)  # among all draws of weights some give a constant map
     check_contract(TimmLocaliser(backbone, width=8), 70, width=101)
 
 
