@@ -11,7 +11,7 @@ PYTEST_WORKERS ?= 2
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
-	@echo "make test-system   tests that need a package index"
+	@echo "make test-system   tests that need a package index or a browser"
 	@echo "make test-long     every baseline at its card's size: hours on a CPU, many GiB"
 	@echo "make lint          ruff and mypy"
 	@echo "make venv          only the virtual environment, in $(VENV)"

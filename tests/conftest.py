@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.browser import browser, open_page  # noqa: F401 - fixtures
+
 
 def photo_array(height: int, width: int, seed: int) -> np.ndarray:
     """A textured picture, uint8, H x W x 3: smooth colours, sensor-like noise and a few edges."""
