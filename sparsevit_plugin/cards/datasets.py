@@ -184,7 +184,8 @@ class DatasetCard(Strict):
         layout: Whether the import rules follow a named source.
         layout_source: Those sources.
         importing: The card's section `import`; None for a set that is not imported.
-        made_by: `demo` for the sets that the plugin makes itself.
+        made_by: `demo` for the sets that the plugin makes itself at their first use, else the command
+            that makes the set; None for a set that is distributed.
         notes: What else a user must know.
     """
 
@@ -201,7 +202,7 @@ class DatasetCard(Strict):
     layout: Literal["sourced", "unverified"] = "unverified"
     layout_source: list[LayoutSource] = Field(default_factory=list)
     importing: ImportRules | None = Field(default=None, alias="import")
-    made_by: Literal["demo"] | None = None
+    made_by: str | None = None
     notes: str = ""
 
     @model_validator(mode="after")

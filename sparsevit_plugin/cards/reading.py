@@ -35,9 +35,9 @@ def find_cards(kind: str) -> dict[str, Path]:
 
     Args:
         kind: `model`, `dataset`, `protocol` or `published`. The cards of a kind are in this
-            package's folder `<kind>s`, in the packages that the entry-point group
-            `sparsevit_plugin.<kind>_cards` names, and in `<kind>s` below each folder of
-            `SPARSEVIT_REGISTRY`.
+            package's folder `<kind>s` (protocols also in `ablations`), in the packages that the
+            entry-point group `sparsevit_plugin.<kind>_cards` names, and in `<kind>s` below each
+            folder of `SPARSEVIT_REGISTRY`.
     """
     return _find_cards(kind, os.environ.get(REGISTRY_VARIABLE, ""))
 
@@ -60,10 +60,13 @@ def forget_cards() -> None:
 
 
 _SHIPPED = {
-    "model": "sparsevit_plugin.registry.models",
-    "dataset": "sparsevit_plugin.registry.datasets",
-    "published": "sparsevit_plugin.registry.published",
-    "protocol": "sparsevit_plugin.benchmark_configs.protocols",
+    "model": ("sparsevit_plugin.registry.models",),
+    "dataset": ("sparsevit_plugin.registry.datasets",),
+    "published": ("sparsevit_plugin.registry.published",),
+    "protocol": (
+        "sparsevit_plugin.benchmark_configs.protocols",
+        "sparsevit_plugin.benchmark_configs.ablations",
+    ),
 }
 
 
@@ -74,7 +77,7 @@ def _folder_name(kind: str) -> str:
 def _card_folders(kind: str, folders: str) -> Iterator[Path]:
     """Yield the folders of this package's cards and of those that others offer."""
     offered = importlib.metadata.entry_points(group=f"sparsevit_plugin.{kind}_cards")
-    for package in [_SHIPPED[kind], *(entry_point.value for entry_point in offered)]:
+    for package in [*_SHIPPED[kind], *(entry_point.value for entry_point in offered)]:
         try:
             spec = importlib.util.find_spec(package)
         except Exception as error:  # a package of somebody else's may raise anything

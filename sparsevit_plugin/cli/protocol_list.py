@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sparsevit_plugin.protocol.schema import Protocol, SetUse
+    from sparsevit_plugin.protocol.schema import Protocol, RowSpec, SetUse
 
 _AUTHENTIC = {"exclude": "tampered only", "include": "with authentic", "only": "authentic only"}
 _SELECT = {
@@ -44,10 +44,21 @@ def describe(protocol: "Protocol") -> str:
         lines.append(f"  each under: {', '.join(test.perturbations)}")
     if protocol.options:
         lines.append(f"options of every model: {protocol.options}")
+    if protocol.recipe:
+        lines.append(f"recipe of every model: {protocol.recipe}")
+    if protocol.rows:
+        seeds = ", ".join(map(str, protocol.seeds))
+        lines += [f"rows (seeds {seeds})", *map(_row_line, protocol.rows)]
     lines.append(f"published rows: {protocol.published or 'none known'}")
     if protocol.notes:
         lines += ["", protocol.notes]
     return "\n".join([*lines, "", "sources", *(f"  {source}" for source in protocol.sources)])
+
+
+def _row_line(row: "RowSpec") -> str:
+    changed = {**row.arguments, **row.options}
+    parts = [row.model, *(f"{name} = {value}" for name, value in changed.items())]
+    return f"  {row.label}: {', '.join(parts)}{f'; {row.notes}' if row.notes else ''}"
 
 
 def _set_lines(uses: "list[SetUse]") -> list[str]:

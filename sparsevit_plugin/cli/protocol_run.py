@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +25,7 @@ examples:
       --models SparseViT,MVSSNet,Mesorch --seeds 0,1,2 --dry-run
   benco protocol run mvss --data-root /data --models SparseViT@official.pth,Trufor@trufor.pth
   benco protocol run mvss --data-root /data --models '*resnet*' --recipe sparsevit-paper
+  benco protocol run ablation-sparsity --data-root /data --models published,dense --seeds 0
 """
 
 
@@ -40,12 +42,15 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is run")
     group.add_argument(
         "--models",
-        required=True,
+        default="",
         metavar="NAME[,NAME...]",
-        help="rows of the table: all, names of model cards, patterns such as '*resnet*', and "
-        "NAME@FILE for a ready checkpoint, which is only tested",
+        help="rows of the table: all, names of the protocol's own rows or of model cards, patterns "
+        "such as '*resnet*', and NAME@FILE for a ready checkpoint, which is only tested (default: "
+        "the protocol's own rows)",
     )
-    group.add_argument("--seeds", default="42", metavar="N[,N...]", help="training seeds (42)")
+    group.add_argument(
+        "--seeds", default="", metavar="N[,N...]", help="training seeds (the protocol's; else 42)"
+    )
     group.add_argument(
         "--recipe",
         default="",
@@ -170,8 +175,9 @@ def run(args: argparse.Namespace) -> int:
     from sparsevit_plugin.protocol.runner import Runner
     from sparsevit_plugin.protocol.schema import load_protocol
 
-    request = request_of(args)
-    folder = ProtocolFolder(Path(args.runs) / load_protocol(request.protocol).name)
+    protocol = load_protocol(args.protocol)
+    request = request_of(args, protocol.seeds)
+    folder = ProtocolFolder(Path(args.runs) / protocol.name)
     plan = make_plan(request, folder)
     slots = _slots(args)
     command = shlex.join(["benco", *sys.argv[1:]])
@@ -198,8 +204,12 @@ def _about_verifying(count: int) -> str:
     )
 
 
-def request_of(args: argparse.Namespace) -> "Request":
+def request_of(args: argparse.Namespace, seeds: Sequence[int] = ()) -> "Request":
     """Return the request that a command line makes.
+
+    Args:
+        args: The arguments of `add_arguments`.
+        seeds: Training seeds where the command line names none.
 
     Raises:
         UserError: A list or a setting is not of its form.
@@ -211,7 +221,7 @@ def request_of(args: argparse.Namespace) -> "Request":
     return Request(
         protocol=args.protocol,
         models=tuple(_words(args.models)),
-        seeds=_seeds(args.seeds),
+        seeds=_seeds(args.seeds) if args.seeds else tuple(seeds),
         data_root=args.data_root,
         data_paths=args.data_paths,
         weights=args.weights,

@@ -131,6 +131,8 @@ class DataRoots:
         if not root.is_dir():
             raise UserError(f"--data-root {root}: no such folder (the set {card.name} is wanted)")
         folder = root / card.place
+        if not folder.exists() and card.made_by:
+            raise UserError(f"set {card.name}: {folder} does not exist. Make it: {card.made_by}")
         if not folder.exists():
             raise UserError(
                 f"set {card.name}: {folder} does not exist. Get the set ({card.where}) and run: "

@@ -49,6 +49,20 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch, stride=patch)
 
+    def widen(self, more: int) -> None:
+        """Read `more` channels behind those that are read now, whose weights are kept.
+
+        The new channels' weights are drawn as PyTorch draws those of a new convolution.
+        """
+        narrow = self.proj
+        wide = nn.Conv2d(
+            narrow.in_channels + more, narrow.out_channels, self.patch, stride=self.patch
+        )
+        with torch.no_grad():
+            wide.weight[:, : narrow.in_channels] = narrow.weight
+        wide.bias = narrow.bias
+        self.proj = wide
+
     def forward(self, maps: Tensor) -> Tensor:
         """Map B x C x H x W to a grid of B x ceil(H / patch) x ceil(W / patch) x dim."""
         height, width = maps.shape[-2:]

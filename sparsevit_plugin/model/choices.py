@@ -10,6 +10,9 @@ LIBRARIES = ("mkl", "onednn")
 MATMULS = ("auto", *LIBRARIES)
 """The same, or what a measurement finds faster."""
 
+EXTRACTORS = ("none", "sobel", "srm", "bayar", "fft", "dct")
+"""Hand-crafted features that may be put in front of the network; see `zoo.extractors`."""
+
 
 def check_choice(option: str, value: str, choices: Iterable[str]) -> None:
     """Raise `UserError` with the valid names unless `value` is one of `choices`."""

@@ -29,7 +29,7 @@ from sparsevit_plugin.model.blocks import (
 from sparsevit_plugin.model.head import FusionHead, enlarge
 from sparsevit_plugin.model.kernels import linear
 from sparsevit_plugin.model.packed import pack_layers
-from sparsevit_plugin.model.sparsevit import enlarge_logits, pool
+from sparsevit_plugin.model.sparsevit import enlarge_logits, pool, with_features
 
 if TYPE_CHECKING:
     from sparsevit_plugin.model.sparsevit import SparseViT
@@ -184,6 +184,7 @@ class FusedSparseViT(nn.Module):
         self.image_pooling = model.image_pooling
         self.taps3, self.taps4 = net.taps3, net.taps4
         with torch.no_grad():
+            self.features = None if model.features is None else _frozen(model.features)
             self.embeds = nn.ModuleList(_frozen(embed) for embed in _embeds(net))
             self.stages = nn.ModuleList(
                 nn.ModuleList(kind(cast(Any, block)) for block in blocks)
@@ -229,7 +230,8 @@ class FusedSparseViT(nn.Module):
     def logits(self, image: Tensor) -> Tensor:
         """Return the map before the sigmoid, B x 1 x H x W, in single precision."""
         height, width = image.shape[-2:]
-        grid = self._embed(0, image.to(next(self.embeds.parameters()).dtype))
+        seen = with_features(image.to(next(self.embeds.parameters()).dtype), self.features)
+        grid = self._embed(0, seen)
         grid = self._embed(1, channels_first(self._run(0, grid)))
         grid = self._run(1, grid)
         taps3 = self._tapped(2, self._embed(2, channels_first(grid)), self.taps3)

@@ -26,8 +26,9 @@ from sparsevit_plugin.model.backbone import (
     grid_size,
 )
 from sparsevit_plugin.model.blocks import initialise
-from sparsevit_plugin.model.choices import check_choice
+from sparsevit_plugin.model.choices import EXTRACTORS, check_choice
 from sparsevit_plugin.model.head import HEADS, FusionHead
+from sparsevit_plugin.model.hub import HubModel
 from sparsevit_plugin.model.weights import KEEP, LoadReport, load_uniformer
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ LOGIT_STRIDE = 16
 POOLINGS = ("max", "mean")
 
 
-class SparseViT(nn.Module):
+class SparseViT(nn.Module, HubModel):
     """SparseViT-Base as published: 50.25 M parameters, trained at 512 x 512.
 
     Lists may be given as tuples, lists, or text such as "5,8,20,7".
@@ -73,6 +74,8 @@ class SparseViT(nn.Module):
         dice_weight: Weight of a soft Dice loss, one term per image, added to the binary
             cross-entropy. The published loss is the cross-entropy alone: 0.
         image_pooling: How `pred_label` follows from the map: its "max" or its "mean".
+        extractor: Hand-crafted features of the toolkit's that the network sees beside the image:
+            "sobel", "srm", "bayar", "fft", "dct", or "none", which is the published model.
 
     Raises:
         UserError: An option has no such value, or the pretrained weights cannot be used.
@@ -104,11 +107,13 @@ class SparseViT(nn.Module):
         pretrained_keep: str = "all",
         dice_weight: float = 0.0,
         image_pooling: str = "max",
+        extractor: str = "none",
     ) -> None:
         super().__init__()
         check_choice("head", head, HEADS)
         check_choice("pretrained_keep", pretrained_keep, KEEP)
         check_choice("image_pooling", image_pooling, POOLINGS)
+        check_choice("extractor", extractor, EXTRACTORS)
         self.img_size = img_size
         self.dice_weight = dice_weight
         self.image_pooling = image_pooling
@@ -130,6 +135,7 @@ class SparseViT(nn.Module):
         initialise(self)
         if pretrained_path:
             self.load_report = load_uniformer(self.encoder_net, pretrained_path, pretrained_keep)
+        self.features = self._put_in_front(extractor)
 
     def forward(
         self,
@@ -175,7 +181,7 @@ class SparseViT(nn.Module):
     def logits(self, image: Tensor) -> Tensor:
         """Return the map before the sigmoid, B x 1 x H x W, in single precision under autocast."""
         height, width = image.shape[-2:]
-        taps3, taps4 = self.encoder_net(image)
+        taps3, taps4 = self.encoder_net(with_features(image, self.features))
         size = grid_size(height, width, stage=3)
         small = self.lmu(taps3, taps4, size)
         if small.dtype in (torch.float16, torch.bfloat16):
@@ -204,12 +210,30 @@ class SparseViT(nn.Module):
         """List the group sizes of every sparse block for an image size in pixels."""
         return self.encoder_net.group_sizes(height, width)
 
+    def _put_in_front(self, extractor: str) -> nn.Module | None:
+        """Let the network read an extractor's channels behind the image's; return the extractor."""
+        if extractor == "none":
+            return None
+        # Here, not above: it is IMDLBenCo's, whose import takes seconds.
+        from sparsevit_plugin.zoo.extractors import build_extractor
+
+        features, channels = build_extractor(extractor)
+        self.encoder_net.patch_embed1.widen(channels)
+        return features
+
     def _losses(self, logits: Tensor, probability: Tensor, mask: Tensor) -> dict[str, Tensor]:
         target = mask.to(logits.dtype)
         losses = {"predict_loss": F.binary_cross_entropy_with_logits(logits, target)}
         if self.dice_weight:
             losses["dice_loss"] = soft_dice_loss(probability, target)
         return losses
+
+
+def with_features(image: Tensor, features: nn.Module | None) -> Tensor:
+    """Return B x 3 x H x W images with the channels of an extractor behind their own."""
+    if features is None:
+        return image
+    return torch.cat([image, features(image).to(image.dtype)], dim=1)
 
 
 def enlarge_logits(small: Tensor, height: int, width: int) -> Tensor:

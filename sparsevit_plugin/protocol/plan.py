@@ -110,6 +110,7 @@ class Job:
         name: Names its log, its lock and its failure; another name where anything differs.
         label: The row's name.
         card: The model card's name.
+        word: What names the row among the models of a request.
         seed: The training's seed.
         row: Identity of the row at this seed, which the manifests of its results carry.
         series: Same for the row's other seeds.
@@ -125,6 +126,7 @@ class Job:
     name: str
     label: str
     card: ModelCard
+    word: str
     seed: int
     row: str
     series: str
@@ -202,7 +204,7 @@ def make_plan(
             or weights file. Of several rows the first is named and the others are counted.
     """
     protocol = load_protocol(request.protocol)
-    rows = read_rows(request)
+    rows = read_rows(request, protocol)
     resolved = _resolve_all(request, protocol, rows)
     trains = any(row.trains for row, _, _ in resolved)
     planner = _Planner(request, protocol, folder, trains, dict(contents or {}))
@@ -276,6 +278,7 @@ class _Planner:
             name=f"{file_name(f'{row.label}-s{seed}')}-{cells[:_SHORT]}",
             label=row.label,
             card=row.card,
+            word=row.word,
             seed=seed,
             row=identity,
             series=self._series(row, cfg, group, train, weights),

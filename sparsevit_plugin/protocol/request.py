@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from sparsevit_plugin.harness.config import Config, resolve
 from sparsevit_plugin.harness.option_table import BY_NAME
 from sparsevit_plugin.harness.options import written
 from sparsevit_plugin.harness.testing import recorded_settings
-from sparsevit_plugin.protocol.schema import Protocol
+from sparsevit_plugin.protocol.schema import Protocol, RowSpec
 from sparsevit_plugin.registration import import_user, register_all
 
 ALL = "all"
@@ -38,11 +39,17 @@ class Row:
         label: Its name.
         card: The model's card.
         checkpoint: A ready checkpoint, which is only tested; None for a model to be trained.
+        word: What names it among `--models`.
+        arguments: Constructor arguments of its own.
+        options: Options of its own.
     """
 
     label: str
     card: ModelCard
     checkpoint: Path | None = None
+    word: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def trains(self) -> bool:
@@ -56,7 +63,9 @@ class Request:
 
     Attributes:
         protocol: The protocol's name or file.
-        models: `all`, names, patterns such as `*resnet*`, or `NAME@FILE` for a ready checkpoint.
+        models: `all`, names, patterns such as `*resnet*`, or `NAME@FILE` for a ready checkpoint;
+            empty for the rows of the protocol. Where it has rows, `all` means them, and names and
+            patterns mean them first.
         seeds: Training seeds; a ready checkpoint is tested once, with the first.
         data_root: Folder of the sets.
         data_paths: YAML file of set name to path; empty for none.
@@ -113,7 +122,7 @@ class Request:
         return "; ".join(words)
 
 
-def read_rows(request: Request) -> list[Row]:
+def read_rows(request: Request, protocol: Protocol) -> list[Row]:
     """Return the rows that `--models` means, in its order, each once.
 
     Raises:
@@ -123,12 +132,25 @@ def read_rows(request: Request) -> list[Row]:
     import_user(list(request.imports))
     rows = [
         replace(row, label=request.labels.get(word, row.label))
-        for word in request.models
-        for row in _rows_of(word)
+        for word in request.models or ([ALL] if protocol.rows else [])
+        for row in _protocol_rows(word, protocol.rows) or _rows_of(word, protocol.rows)
     ]
     if not rows:
-        raise UserError("--models names no model: give all, names or NAME@CHECKPOINT")
+        raise UserError(
+            f"--models names no model, and protocol {protocol.name} has no rows of its own: give "
+            "all, names or NAME@CHECKPOINT"
+        )
     return _with_distinct_labels(rows)
+
+
+def _protocol_rows(word: str, specs: Sequence[RowSpec]) -> list[Row]:
+    """Return those of a protocol's own rows that a word means."""
+    pattern = "*" if word == ALL else word
+    return [
+        Row(spec.label, _card(spec.model), None, spec.label, spec.arguments, spec.options)
+        for spec in specs
+        if spec.label == word or fnmatch.fnmatchcase(spec.label, pattern)
+    ]
 
 
 def _with_distinct_labels(rows: list[Row]) -> list[Row]:
@@ -151,29 +173,30 @@ def _with_distinct_labels(rows: list[Row]) -> list[Row]:
     return named
 
 
-def _rows_of(word: str) -> list[Row]:
+def _rows_of(word: str, specs: Sequence[RowSpec] = ()) -> list[Row]:
     name, at, file = word.partition("@")
     if at:
         path = Path(file)
         if not path.is_file():
             raise UserError(f"--models {word}: {path} is no file")
-        return [Row(f"{name}@{path.stem}", _card(name), path)]
+        return [Row(f"{name}@{path.stem}", _card(name), path, f"{name}@{path}")]
     if word == ALL or any(sign in word for sign in "*?["):
         names = card_names() if word == ALL else fnmatch.filter(card_names(), word)
         if not names:
             raise UserError(f"--models {word}: no card has such a name")
         cards = [_card(found) for found in names]
-        return [Row(card.name, card) for card in cards if card.benchmark]
-    return [Row(name, _card(name))]
+        return [Row(card.name, card, word=card.name) for card in cards if card.benchmark]
+    return [Row(name, _card(name, [spec.label for spec in specs]), word=name)]
 
 
-def _card(name: str) -> ModelCard:
+def _card(name: str, rows: Sequence[str] = ()) -> ModelCard:
     card = load_model_card(name)
     if card is None:
-        hint = suggest(name, card_names())
+        hint = suggest(name, [*rows, *card_names()])
+        own = f" The protocol's rows: {', '.join(rows)}." if rows else ""
         raise UserError(
-            f'--models: there is no model card "{name}".{hint} "benco models" lists the models; '
-            "a model of your own needs a card (docs/adding-a-model.md)"
+            f'--models: there is no model card "{name}".{hint}{own} "benco models" lists the '
+            "models; a model of your own needs a card (docs/adding-a-model.md)"
         )
     return card
 
@@ -200,6 +223,8 @@ def row_arguments(request: Request, protocol: Protocol, row: Row, seed: int) -> 
         **protocol.options,
         **_of_defects(request, row.card),
         **_of_tiny(request, row),
+        **row.arguments,
+        **row.options,
         **request.settings,
     }
     values: dict[str, Any] = {
@@ -236,7 +261,7 @@ def _values_of_the_side(
         "test_data_path": path if select == "test" else "",
         "select": select,
         "val_fraction": protocol.train.val_fraction,
-        "recipe": request.recipe,
+        "recipe": request.recipe or protocol.recipe,
         "weights": request.weights,
         "weights_root": request.weights_root,
     }

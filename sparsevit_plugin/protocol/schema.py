@@ -85,6 +85,36 @@ class Testing(Strict):
         return texts
 
 
+class RowSpec(Strict):
+    """A row that a protocol names itself, as a variant of a model in an ablation.
+
+    Attributes:
+        label: Its name in the table.
+        model: Name of its model card.
+        arguments: Constructor arguments of this row, over those of the card and the recipe.
+        options: Options of `benco train` and `benco test` of this row, over the protocol's.
+        notes: What is varied, where the label does not say it.
+    """
+
+    label: str = Field(min_length=1)
+    model: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+    notes: str = ""
+
+    @field_validator("options")
+    @classmethod
+    def _are_a_rows_own(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return _unsettled(options)
+
+    @field_validator("label")
+    @classmethod
+    def _is_one_word_of_a_list(cls, label: str) -> str:
+        if any(sign in label for sign in ",@*?[") or label == "all":
+            raise ValueError('a label is no pattern, not "all", and holds no comma and no @')
+        return label
+
+
 class Protocol(Strict):
     """A protocol.
 
@@ -98,6 +128,9 @@ class Protocol(Strict):
         published: Name of the published block that may stand under its table, None for none.
         options: Options of `benco train` and `benco test` that hold for every model, over each
             model's recipe.
+        recipe: The recipe of every model; empty for each card's own.
+        rows: Rows that are run where `--models` names none.
+        seeds: Training seeds where `--seeds` names none.
     """
 
     name: str
@@ -108,19 +141,27 @@ class Protocol(Strict):
     test: Testing
     published: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    recipe: str = ""
+    rows: list[RowSpec] = Field(default_factory=list)
+    seeds: list[int] = Field(default=[42], min_length=1)
 
     @field_validator("options")
     @classmethod
     def _hold_for_every_model(cls, options: dict[str, Any]) -> dict[str, Any]:
-        for name in options:
-            if name in SETTLED:
-                raise ValueError(f"{name} is settled by the command, not by a protocol")
-        return options
+        return _unsettled(options)
 
     def set_names(self) -> list[str]:
         """Return every set that it names, each once, training sets first."""
         uses = [*self.train.sets, *self.test.sets]
         return list(dict.fromkeys(use.set for use in uses))
+
+
+def _unsettled(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as they are if none of them is settled elsewhere."""
+    for name in options:
+        if name in SETTLED:
+            raise ValueError(f"{name} is settled by the command, not by a protocol")
+    return options
 
 
 def protocol_names() -> list[str]:
@@ -155,7 +196,8 @@ def _refuse_doubled(file: Path, protocol: Protocol) -> None:
     """Refuse what stands twice: rows of one test set, or draws of one list, not told apart."""
     trained = [f"{use.set} ({use.authentic})" for use in protocol.train.sets]
     tested = [use.set for use in protocol.test.sets]
-    for side, names in (("train", trained), ("test", tested)):
+    labels = [row.label for row in protocol.rows]
+    for where, names in (("train.sets", trained), ("test.sets", tested), ("rows", labels)):
         for name in names:
             if names.count(name) > 1:
-                raise UserError(f"{file}: {side}.sets names {name} twice")
+                raise UserError(f"{file}: {where} names {name} twice")

@@ -87,8 +87,8 @@ class Order:
 
 def order_of(job: Job, request: Request, folder: ProtocolFolder, **more: Any) -> Order:  # noqa: ANN401
     """Return the order for a job."""
-    word = f"{job.card.name}@{job.checkpoint}" if job.checkpoint else job.card.name
-    one = replace(request, models=(word,), seeds=(job.seed,), labels={word: job.label})
+    labels = {job.word: job.label}
+    one = replace(request, models=(job.word,), seeds=(job.seed,), labels=labels)
     contents = {prints.files: prints.contents for prints in job.data_prints if prints.contents}
     return Order(str(folder.path), one, job.name, contents, **more)
 

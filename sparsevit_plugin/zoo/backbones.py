@@ -25,10 +25,9 @@ from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.model.choices import check_choice
 from sparsevit_plugin.model.sparsevit import whole_numbers
 from sparsevit_plugin.upstream import import_upstream
-from sparsevit_plugin.zoo.extractors import EXTRACTORS
+from sparsevit_plugin.zoo.extractors import EXTRACTORS, build_extractor
 from sparsevit_plugin.zoo.localiser import (
     Localiser,
-    build_extractor,
     freeze,
     load_backbone,
     upsampler,

@@ -99,3 +99,11 @@ EXTRACTORS: dict[str, tuple[Callable[[], Any], int]] = {
     "dct": (DCT, 3),
 }
 """Constructor and number of output channels of every extractor by IMDLBenCo's prefix."""
+
+
+def build_extractor(name: str) -> tuple[nn.Module | None, int]:
+    """Return an extractor and the number of its channels; None and 0 for an empty name."""
+    if not name:
+        return None, 0
+    constructor, channels = EXTRACTORS[name]
+    return constructor(), channels

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.model.sparsevit import with_features
 from sparsevit_plugin.model.weights import LoadReport
-from sparsevit_plugin.zoo.extractors import EXTRACTORS
 from sparsevit_plugin.zoo.pretrained import load_pretrained
 
 
@@ -65,9 +65,7 @@ class Localiser:
 
     def with_features(self, image: Tensor) -> Tensor:
         """Return the image with the extractor's channels behind its own."""
-        if self.input_head is None:
-            return image
-        return torch.cat([image, self.input_head(image).to(image.dtype)], dim=1)
+        return with_features(image, self.input_head)
 
 
 def output_of(logits: Tensor, mask: Tensor | None) -> dict[str, Any]:
@@ -86,14 +84,6 @@ def output_of(logits: Tensor, mask: Tensor | None) -> dict[str, Any]:
         "visual_loss": losses,
         "visual_image": {"pred_mask": probability},
     }
-
-
-def build_extractor(name: str) -> tuple[nn.Module | None, int]:
-    """Return an extractor and the number of its channels; None and 0 for an empty name."""
-    if not name:
-        return None, 0
-    constructor, channels = EXTRACTORS[name]
-    return constructor(), channels
 
 
 def widened(convolution: nn.Conv2d, more: int) -> nn.Conv2d:

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sparsevit_plugin.zoo.extractors import build_extractor
 from sparsevit_plugin.zoo.localiser import (
     Localiser,
-    build_extractor,
     load_backbone,
     widened,
 )

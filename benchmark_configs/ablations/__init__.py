@@ -1,0 +1,1 @@
+"""Protocols that compare variants of one model: what is varied is a row."""

@@ -1,0 +1,1 @@
+"""Ladders of perturbations and presets of social networks, one YAML file each."""
