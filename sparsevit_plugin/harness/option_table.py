@@ -217,11 +217,13 @@ def _data_options() -> list[Option]:
             "str",
             "none",
             "What is done to a test image before the model sees it: none, or KIND:STRENGTH as in "
-            "jpeg:75, blur:5 or noise:11.",
+            "jpeg:75, blur:5, noise:11, resize:50, double:90-70 or social:telegram "
+            "(docs/robustness.md).",
             group,
             verbs=("test",),
-            pattern=r"none|(jpeg|blur|noise):\d+",
-            expects="none, jpeg:QUALITY, blur:KERNEL or noise:VARIANCE",
+            pattern=r"none|(jpeg|blur|noise|resize):\d+|double:\d+-\d+(@\d+)?|social:[\w-]+",
+            expects="none, jpeg:QUALITY, blur:KERNEL, noise:VARIANCE, resize:PERCENT, "
+            "double:QUALITY-QUALITY[@LONGEST_SIDE] or social:NAME",
         ),
         Option(
             "image_size",

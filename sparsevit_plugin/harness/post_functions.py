@@ -22,6 +22,7 @@ from sparsevit_plugin.harness.datasets import (
     PostFunction,
 )
 from sparsevit_plugin.harness.jpeg import RESAVED_QUALITY, Luma, luma_of, resave_luma
+from sparsevit_plugin.harness.perturb import Perturbation
 
 NOTE_RESAVED: Final = (
     f"no DCT coefficients of its own in use, those of a re-save at JPEG quality {RESAVED_QUALITY}"
@@ -91,7 +92,8 @@ def jpeg_coefficients(item: dict[str, Any], origin: Origin) -> None:
     """Add the luma's DCT coefficients and quantisation table, as the photograph's file has them.
 
     A photograph that was saved again as JPEG, to see what that does to the results, has the
-    coefficients of that JPEG; one that was perturbed otherwise those of its new pixels.
+    coefficients of that JPEG (of the last one, where it was not shrunk for it); one that was
+    perturbed otherwise those of its new pixels.
 
     Adds:
         DCT_coef: int16, H x W of the item; 0 in the padding, as CAT-Net has it.
@@ -117,10 +119,13 @@ def _luma_and_note(origin: Origin) -> tuple[Luma, str]:
     if origin.transform is None:
         luma = luma_of(origin.path, origin.decoded, origin.notes)
         return luma, "" if luma.source == "file" else NOTE_RESAVED
-    quality: int | None = getattr(origin.transform, "jpeg_quality", None)
-    if quality is not None:
-        return resave_luma(origin.decoded, origin.path, quality=quality), NOTE_PERTURBED
-    return resave_luma(origin.transformed, origin.path), NOTE_PERTURBED
+    saved = None
+    if isinstance(origin.transform, Perturbation):
+        saved = origin.transform.last_save(origin.decoded)
+    if saved is None:
+        return resave_luma(origin.transformed, origin.path), NOTE_PERTURBED
+    pixels, quality = saved
+    return resave_luma(pixels, origin.path, quality=quality), NOTE_PERTURBED
 
 
 def resaved_tensor_coefficients(item: dict[str, Any]) -> None:

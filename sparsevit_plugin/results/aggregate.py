@@ -305,15 +305,34 @@ def _pooled(rows: pd.DataFrame, conventions: Conventions, codes: Codes) -> pd.Da
         )
         for name in _COUNTS
     )
+    value = pooled_value(conventions.figure.column, tp, fp, fn, tn)
+    return _figures(codes, n > 0, value, n, np.zeros(codes.cells, np.intp))
+
+
+def pooled_value(
+    column: str,
+    tp: NDArray[np.float64],
+    fp: NDArray[np.float64],
+    fn: NDArray[np.float64],
+    tn: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return a figure from counts of pixels, NaN where it is undefined.
+
+    Args:
+        column: Which: `f1`, `iou`, `precision`, `recall` or `accuracy`.
+        tp: Tampered pixels predicted tampered; all counts have one shape.
+        fp: Authentic pixels predicted tampered.
+        fn: Tampered pixels predicted authentic.
+        tn: Authentic pixels predicted authentic.
+    """
     over, under = {
         "f1": (2 * tp, 2 * tp + fp + fn),
         "iou": (tp, tp + fp + fn),
         "precision": (tp, tp + fp),
         "recall": (tp, tp + fn),
         "accuracy": (tp + tn, tp + fp + fn + tn),
-    }[conventions.figure.column]
-    value = np.divide(over, under, out=np.full(codes.cells, np.nan), where=under > 0)
-    return _figures(codes, n > 0, value, n, np.zeros(codes.cells, np.intp))
+    }[column]
+    return np.divide(over, under, out=np.full(under.shape, np.nan), where=under > 0)
 
 
 def _image_level(rows: pd.DataFrame, conventions: Conventions, codes: Codes) -> pd.DataFrame:

@@ -146,15 +146,27 @@ def caption(
         cells: The cells that they are from.
         labels: Manifest id to row label.
     """
-    shared = conventions[0]
     sentences = [
-        f"{_figures(conventions, rows)}; {_SCORE_AT[shared.score_at]}; "
-        f"{_EVALUATOR[shared.evaluator]}.",
-        *_perturbation(shared),
+        measured(conventions, rows),
+        *_perturbation(conventions[0]),
         *_selection(cells, labels),
         *_versions(cells),
     ]
     return " ".join(sentences)
+
+
+def measured(conventions: Sequence[Conventions], rows: pd.DataFrame) -> str:
+    """Say in a sentence what the figures are and where they were scored.
+
+    Args:
+        conventions: One for each metric; they differ in nothing else.
+        rows: Selected rows.
+    """
+    shared = conventions[0]
+    return (
+        f"{_figures(conventions, rows)}; {_SCORE_AT[shared.score_at]}; "
+        f"{_EVALUATOR[shared.evaluator]}."
+    )
 
 
 def _perturbation(conventions: Conventions) -> list[str]:

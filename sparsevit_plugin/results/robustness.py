@@ -1,0 +1,600 @@
+"""Robustness curves: a figure of each model on each set, under every stored perturbation.
+
+    >>> results = sparsevit_plugin.results.load("runs/mvss")
+    >>> robustness_curves(results, metric="pixel_f1")  # one line per point, a pandas DataFrame
+
+The value of a point is that of the cell in `benco table --perturbation`: the mean over images, each
+once, and over seeds. Its band is a percentile bootstrap over source photographs, whose images are
+drawn together (where no source is known, over images): what another draw of photographs would have
+given. Every point of a set is drawn alike, so bands of two models move together.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.results import describe
+from sparsevit_plugin.results.aggregate import (
+    Conventions,
+    cell_figures,
+    choose_sets,
+    codes_of,
+    image_values,
+    pooled_value,
+    select_rows,
+    threshold_of,
+)
+from sparsevit_plugin.results.columns import protocol_columns
+from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
+from sparsevit_plugin.results.rows import TableRow, choose_rows, find_rows
+from sparsevit_plugin.results.seeds import over_seeds
+from sparsevit_plugin.results.statistics import base_photographs
+from sparsevit_plugin.results.store import Results
+
+COLUMNS: Final = (
+    *("model", "group", "set", "kind", "strength", "perturbation", "metric"),
+    *("mean", "low", "high", "std", "images", "undefined", "photographs", "unit", "seeds"),
+)
+"""Of the curves' frame; see `robustness_curves`."""
+
+PHOTOGRAPHS: Final = "source photographs"
+IMAGES: Final = "images"
+MIXED: Final = "source photographs (an image whose source is unknown is its own)"
+
+_COUNTS = ("tp", "fp", "fn", "tn")
+_BATCH: Final = 1 << 22
+_MOST_NAMED: Final = 4
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of perturbation, as a figure shows it.
+
+    Attributes:
+        title: In words.
+        axis: What the strengths are, with their unit.
+        numeric: Whether strengths are numbers on an axis; else they are names, in order.
+        falls: Whether a smaller number is stronger, so that the axis runs from large to small.
+    """
+
+    title: str
+    axis: str
+    numeric: bool = True
+    falls: bool = False
+
+
+KINDS: Final = {
+    "jpeg": Kind("JPEG compression", "JPEG quality (libjpeg's scale)", falls=True),
+    "blur": Kind("Gaussian blur", "side of the Gaussian kernel (pixels)"),
+    "noise": Kind("Gaussian noise", "variance of the noise (8-bit levels squared)"),
+    "resize": Kind("Shrinking", "size that it was shrunk to (% of each side)", falls=True),
+    "double": Kind("JPEG saved twice", "qualities of the two saves", numeric=False, falls=True),
+    "social": Kind("Sent through a network", "preset of a network", numeric=False),
+}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Robustness curves.
+
+    Attributes:
+        frame: One line per point, see `robustness_curves`.
+        captions: Metric to every convention behind its curves.
+        short: Metric to the same in few words, for a figure.
+        threshold: Of the rows; None where no metric has one.
+        remarks: What else a reader must know.
+    """
+
+    frame: pd.DataFrame
+    captions: Mapping[str, str]
+    short: Mapping[str, str]
+    threshold: float | None = None
+    remarks: Sequence[str] = ()
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of perturbation that have points, known kinds first."""
+        present = [str(kind) for kind in self.frame["kind"].unique() if kind != UNPERTURBED]
+        return sorted(present, key=lambda kind: list(KINDS).index(kind) if kind in KINDS else 99)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Metrics, in order."""
+        return list(self.captions)
+
+    def of(self, kind: str, metric: str) -> pd.DataFrame:
+        """Return the points of one kind with those of the photographs as they are, in order."""
+        frame = self.frame
+        chosen = frame["kind"].isin([UNPERTURBED, kind]) & (frame["metric"] == metric)
+        return frame[chosen]
+
+    def to_csv(self) -> str:
+        """Return the frame and the captions as CSV; missing values are empty."""
+        captions = self.frame["metric"].map(dict(self.captions))
+        return str(self.frame.assign(caption=captions).to_csv(index=False, lineterminator="\n"))
+
+
+def robustness_curves(
+    results: Results,
+    metric: str | Sequence[str] = "pixel_f1",
+    **conventions: Any,  # noqa: ANN401 - those of `build_curves`
+) -> pd.DataFrame:
+    """Return one line per model, set, perturbation and metric, at full precision.
+
+    Args:
+        results: From `sparsevit_plugin.results.load`.
+        metric: One or several keys of `conventions.METRICS`.
+        **conventions: As of `build_curves`.
+
+    Returns:
+        `model`, the row's label, and its `group`; `set`; `kind` and `strength` of the perturbation
+        (`none` and empty for the photographs as they are) and both together as `perturbation`;
+        `metric`; `mean`; `low` and `high`, the ends of the band, NaN where there is none; `std`,
+        the sample standard deviation over seeds; `images` behind the mean, and those left out
+        because their figure is `undefined`; `photographs` that the band is drawn from, and what
+        they are (`unit`); `seeds`.
+
+    Raises:
+        UserError: See `build_curves`.
+    """
+    return build_curves(results, metric, **conventions).frame
+
+
+def build_curves(
+    results: Results,
+    metric: str | Sequence[str] = "pixel_f1",
+    *,
+    authentic: str = "tampered",
+    score_at: str = "model",
+    evaluator: str = "exact",
+    rows: Sequence[str] | None = None,
+    sets: Sequence[str] | None = None,
+    perturbations: Sequence[str] | None = None,
+    protocol: str | None = None,
+    level: float = 0.95,
+    samples: int = 10_000,
+    seed: int = 0,
+) -> Curves:
+    """Make robustness curves from stored rows.
+
+    Args:
+        results: From `sparsevit_plugin.results.load`.
+        metric: One or several keys of `conventions.METRICS`.
+        authentic: What an authentic image counts for, see `aggregate.Conventions`.
+        score_at: `model` or `image`.
+        evaluator: `exact` or `benco`.
+        rows: Model names, row labels, groups or manifest ids, in order; None for all.
+        sets: Set names, in order; None for the protocol's, without one for all but hold-outs.
+        perturbations: Which; None for all that are stored. The photographs as they are always
+            belong to them.
+        protocol: A protocol's name or file: gives the sets.
+        level: Of the bands.
+        samples: Bootstrap resamples.
+        seed: Of the resampling.
+
+    Raises:
+        UserError: No row is perturbed, a name is unknown, or a metric cannot be made from the rows.
+    """
+    metrics = list(dict.fromkeys([metric] if isinstance(metric, str) else metric))
+    if not metrics:
+        raise UserError(f"no metric: give one of {', '.join(METRICS)}")
+    chosen = [Conventions(name, authentic, score_at, evaluator) for name in metrics]
+    points = _Points.of(
+        results, chosen, wanted=rows, sets=sets, perturbations=perturbations, protocol=protocol
+    )
+    drawing = _Drawing(level, samples, seed)
+    frames = [_curves_of(points, one, drawing) for one in chosen]
+    frame = pd.concat(frames, ignore_index=True)
+    return Curves(
+        frame=frame,
+        captions={one.metric: _caption(points, one, frame, drawing) for one in chosen},
+        short={one.metric: _short_caption(points, one, frame, drawing) for one in chosen},
+        threshold=_threshold(points, chosen),
+        remarks=_remarks(points),
+    )
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """How bands are drawn."""
+
+    level: float
+    samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Points:
+    """The stored rows behind the curves.
+
+    Attributes:
+        results: All results.
+        parts: Perturbation to its rows, the photographs as they are first.
+        shown: The models.
+        sets: The sets.
+    """
+
+    results: Results
+    parts: Mapping[str, pd.DataFrame]
+    shown: Sequence[TableRow]
+    sets: Sequence[str]
+
+    @classmethod
+    def of(
+        cls,
+        results: Results,
+        chosen: Sequence[Conventions],
+        *,
+        wanted: Sequence[str] | None,
+        sets: Sequence[str] | None,
+        perturbations: Sequence[str] | None,
+        protocol: str | None,
+    ) -> "_Points":
+        """Select the rows."""
+        stored = results.rows.reset_index(drop=True)
+        texts = _choose_perturbations(stored, perturbations)
+        names = [one.metric for one in chosen]
+        parts = {text: _selected(stored, chosen[0], names, text) for text in texts}
+        rows = pd.concat(parts.values())
+        columns = protocol_columns(protocol) if protocol else None
+        sets = choose_sets(rows, sets, columns.sets if columns else None)
+        rows = rows[rows["dataset"].isin(sets)]
+        if rows.empty:
+            raise UserError(
+                f"no rows by the {chosen[0].evaluator} evaluators, scored at "
+                f"{chosen[0].score_at}: see --evaluators, --score-at and --sets"
+            )
+        shown = choose_rows(find_rows(results, rows, codes_of(rows)), wanted)
+        ids = [name for row in shown for name in row.manifest_ids]
+        kept = {
+            text: part[part["dataset"].isin(sets) & part["manifest_id"].isin(ids)]
+            for text, part in parts.items()
+        }
+        found = cls(results, {t: p for t, p in kept.items() if len(p)}, shown, sets)
+        describe.refuse_conflicts(found.cells)
+        found.refuse_lonely()
+        return found
+
+    @property
+    def cells(self) -> list[Any]:
+        """The cells of the store behind the curves."""
+        ids = {name for row in self.shown for name in row.manifest_ids}
+        return [
+            cell
+            for cell in self.results.cells
+            if cell.manifest_id in ids
+            and cell.dataset in self.sets
+            and cell.perturbation in self.parts
+        ]
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """All rows together."""
+        return pd.concat(self.parts.values())
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Manifest to row label."""
+        return {name: row.label for row in self.shown for name in row.manifest_ids}
+
+    def refuse_lonely(self) -> None:
+        """Refuse to draw a curve of the photographs as they are alone."""
+        if not any(text != UNPERTURBED for text in self.parts):
+            raise UserError(
+                "no perturbed rows: a curve needs some. Run benco robust PROTOCOL --models ..., or "
+                "benco test --perturbation jpeg:75"
+            )
+
+
+def _choose_perturbations(stored: pd.DataFrame, wanted: Sequence[str] | None) -> list[str]:
+    """Return what is to be shown, the photographs as they are first, kinds together, rising."""
+    present = [str(name) for name in stored["perturbation"].dropna().unique()]
+    chosen = {text for text in present if wanted is None or text in wanted} - {UNPERTURBED}
+    others = sorted(chosen, key=_rising)
+    return [UNPERTURBED, *others]
+
+
+def _rising(text: str) -> tuple[int, tuple[float, ...], str]:
+    """Sort by kind, then from mild to strong."""
+    kind, _, strength = text.partition(":")
+    if kind not in KINDS:
+        return len(KINDS), (), text
+    numbers = [float(number) for number in re.findall(r"\d+", strength)]
+    if kind == "social":
+        from sparsevit_plugin.harness.ladders import networks
+
+        presets = list(networks())
+        numbers = [float(presets.index(strength) if strength in presets else len(presets))]
+    sign = -1.0 if KINDS[kind].falls else 1.0
+    return list(KINDS).index(kind), tuple(sign * number for number in numbers), strength
+
+
+def _selected(
+    stored: pd.DataFrame, conventions: Conventions, metrics: Sequence[str], perturbation: str
+) -> pd.DataFrame:
+    one = Conventions(
+        conventions.metric,
+        conventions.authentic,
+        conventions.score_at,
+        conventions.evaluator,
+        perturbation,
+    )
+    return select_rows(stored, one, metrics, names=True)
+
+
+# --- points --------------------------------------------------------------------------------------
+
+
+def _curves_of(points: _Points, conventions: Conventions, drawing: _Drawing) -> pd.DataFrame:
+    """Return the points of one metric."""
+    samplings: dict[tuple[str, str, str], _Sampling] = {}
+    lines: list[dict[str, Any]] = []
+    for text, part in points.parts.items():
+        codes = codes_of(part)
+        figures = over_seeds(
+            cell_figures(part, conventions, codes), points.shown, points.sets, average=False
+        )
+        sums = _photograph_sums(part, conventions)
+        by_cell = dict(list(sums.groupby(level=["manifest_id", "dataset"], observed=True)))
+        for row in points.shown:
+            for name in points.sets:
+                if not figures.count("seeds", row.label, name):
+                    continue
+                sampling = _Sampling.of([by_cell.get((i, name)) for i in row.manifest_ids])
+                samplings[row.label, name, text] = sampling
+                lines.append(
+                    {
+                        **_identity(row, name, text, conventions.metric),
+                        "mean": figures.at("values", row.label, name),
+                        "std": figures.at("std", row.label, name),
+                        "images": figures.count("counts", row.label, name),
+                        "undefined": figures.count("undefined", row.label, name),
+                        "photographs": sampling.units,
+                        "unit": sampling.unit,
+                        "seeds": figures.count("seeds", row.label, name),
+                    }
+                )
+    bands = _bands(samplings, conventions, drawing)
+    for line in lines:
+        line["low"], line["high"] = bands[line["model"], line["set"], line["perturbation"]]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _identity(row: TableRow, dataset: str, text: str, metric: str) -> dict[str, Any]:
+    kind, _, strength = text.partition(":")
+    return {
+        "model": row.label,
+        "group": row.group,
+        "set": dataset,
+        "kind": kind,
+        "strength": strength,
+        "perturbation": text,
+        "metric": metric,
+    }
+
+
+def _photograph_sums(part: pd.DataFrame, conventions: Conventions) -> pd.DataFrame:
+    """Sum what a figure is made of over the images of each source photograph.
+
+    Returns:
+        Indexed by manifest, set and photograph: `known`, whether the source is; and what is summed:
+        `total` and `n` of a mean, the four counts of a pooled figure; no rows for a figure of
+        image-level scores.
+    """
+    photographs, known = base_photographs(part["photos"])
+    frame = part[["manifest_id", "dataset"]].astype(str)
+    frame = frame.assign(photo=np.where(known, photographs, part["sample_name"]), known=known)
+    kind = conventions.figure.kind
+    if kind == "image":
+        return _summed(frame[:0].assign(n=0.0))
+    if kind == "pooled":
+        member = np.ones(len(part), bool)
+        if conventions.authentic == "tampered":
+            member = part["tampered_pixels"].to_numpy() > 0
+        counts = {name: np.nan_to_num(part[name].to_numpy(np.float64)) for name in _COUNTS}
+        return _summed(frame.assign(**counts)[member])
+    member, values = image_values(part, conventions)
+    defined = ~np.isnan(values)
+    frame = frame.assign(total=np.where(defined, values, 0.0), n=defined.astype(np.float64))
+    return _summed(frame[member])
+
+
+def _summed(frame: pd.DataFrame) -> pd.DataFrame:
+    keys = ["manifest_id", "dataset", "photo"]
+    how = {name: "all" if name == "known" else "sum" for name in frame.columns if name not in keys}
+    return frame.groupby(keys).agg(how)
+
+
+@dataclass(frozen=True)
+class _Sampling:
+    """What the band of one point is drawn from.
+
+    Attributes:
+        sums: What is summed, shape (photographs, sums, seeds).
+        unit: What the photographs are.
+    """
+
+    sums: NDArray[np.float64]
+    unit: str
+
+    @property
+    def units(self) -> int:
+        """How many photographs there are."""
+        return int(self.sums.shape[0])
+
+    @classmethod
+    def of(cls, cells: Iterable[pd.DataFrame | None]) -> "_Sampling":
+        """Gather the photographs of a model on a set, sorted by name.
+
+        Args:
+            cells: What `_photograph_sums` has of each seed; None where it has nothing.
+        """
+        frames = [frame.droplevel([0, 1]) for frame in cells if frame is not None]
+        if not frames:
+            return cls(np.zeros((0, 0, 0)), "")
+        known = pd.concat([frame["known"] for frame in frames])
+        unit = PHOTOGRAPHS if known.all() else (MIXED if known.any() else IMAGES)
+        photos = sorted(set().union(*(frame.index for frame in frames)))
+        sums = [frame.drop(columns="known").reindex(photos).fillna(0.0) for frame in frames]
+        return cls(np.stack([frame.to_numpy(np.float64) for frame in sums], axis=2), unit)
+
+
+def _bands(
+    samplings: Mapping[tuple[str, str, str], _Sampling],
+    conventions: Conventions,
+    drawing: _Drawing,
+) -> dict[tuple[str, str, str], tuple[float, float]]:
+    """Return the ends of every point's band; points with equally many photographs are drawn alike.
+
+    NaN with fewer than two photographs, and for figures of a whole set.
+    """
+    found = dict.fromkeys(samplings, (float("nan"), float("nan")))
+    alike: dict[int, list[tuple[str, str, str]]] = {}
+    for key, sampling in samplings.items():
+        if sampling.units > 1:
+            alike.setdefault(sampling.units, []).append(key)
+    tails = [(1 - drawing.level) / 2, (1 + drawing.level) / 2]
+    for units, keys in alike.items():
+        flat = [samplings[key].sums.reshape(units, -1) for key in keys]
+        ends = np.cumsum([columns.shape[1] for columns in flat])[:-1]
+        matrix = np.concatenate(flat, axis=1)
+        drawn: list[list[NDArray[np.float64]]] = [[] for _ in keys]
+        for weights in _weights(units, drawing):
+            for place, sums in enumerate(np.split(weights @ matrix, ends, axis=1)):
+                shape = samplings[keys[place]].sums.shape[1:]
+                drawn[place].append(_value(sums.reshape(-1, *shape), conventions))
+        for key, parts in zip(keys, drawn, strict=True):
+            values = np.concatenate(parts)
+            values = values[~np.isnan(values)]  # no image of that draw has a figure
+            if values.size:
+                low, high = np.quantile(values, tails)
+                found[key] = (float(low), float(high))
+    return found
+
+
+def _weights(units: int, drawing: _Drawing) -> Iterator[NDArray[np.float64]]:
+    """Yield blocks of (resamples, units): how often each photograph is drawn."""
+    generator = np.random.default_rng(drawing.seed)
+    left = drawing.samples
+    while left:
+        count = min(left, max(1, _BATCH // units))
+        left -= count
+        places = generator.integers(units, size=(count, units)) + units * np.arange(count)[:, None]
+        yield np.bincount(places.ravel(), minlength=count * units).reshape(count, units) * 1.0
+
+
+def _value(sums: NDArray[np.float64], conventions: Conventions) -> NDArray[np.float64]:
+    """Return the figure of each resample: the mean of its seeds'.
+
+    Args:
+        sums: Shape (resamples, sums, seeds).
+        conventions: For the figure.
+    """
+    if conventions.figure.kind == "pooled":
+        values = pooled_value(conventions.figure.column, *(sums[:, i] for i in range(4)))
+    else:
+        total, n = sums[:, 0], sums[:, 1]
+        values = np.divide(total, n, out=np.full(total.shape, np.nan), where=n > 0)
+    return values.mean(axis=1)
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def _caption(
+    points: _Points, conventions: Conventions, frame: pd.DataFrame, drawing: _Drawing
+) -> str:
+    """State every convention behind the curves of a metric."""
+    sentences = [
+        describe.caption([conventions], points.rows, points.cells, points.labels),
+        *_seeds(points.shown),
+        _about_bands(conventions, frame, drawing),
+        _ABOUT_MASKS,
+    ]
+    return " ".join(sentences)
+
+
+_ABOUT_MASKS: Final = (
+    "Photographs are perturbed before they are fitted to the model's size; no perturbation moves a "
+    "pixel, and masks stay as they are."
+)
+
+
+def _short_caption(
+    points: _Points, conventions: Conventions, frame: pd.DataFrame, drawing: _Drawing
+) -> str:
+    """State what a figure must say of itself."""
+    sentences = [describe.measured([conventions], points.rows), *_seeds(points.shown)]
+    return " ".join([*sentences, _about_bands(conventions, frame, drawing)])
+
+
+def _seeds(shown: Sequence[TableRow]) -> list[str]:
+    several = [row for row in shown if len(row.members) > 1]
+    if not several:
+        return []
+    words = ", ".join(f"{row.label} {len(row.members)}" for row in several)
+    return [f"Mean over seeds ({words}); what they differ by is not in the band."]
+
+
+def _about_bands(conventions: Conventions, frame: pd.DataFrame, drawing: _Drawing) -> str:
+    of_metric = frame[frame["metric"] == conventions.metric]
+    if conventions.figure.kind == "image":
+        return "No band: it is a figure of a whole set."
+    if of_metric["low"].isna().all():
+        return "No band: fewer than two photographs."
+    by_unit: dict[str, list[str]] = {}
+    for name, unit in of_metric[of_metric["unit"] != ""].groupby("set", sort=False)["unit"]:
+        by_unit.setdefault(_one_unit(unit), []).append(str(name))
+    one = len(by_unit) == 1
+    units = "; ".join(
+        _unit_words(unit) + ("" if one else f" on {', '.join(names)}")
+        for unit, names in by_unit.items()
+    )
+    draws = f"{drawing.samples:,} draws"
+    return f"Band: {drawing.level:.0%} percentile bootstrap over {units}; {draws}."
+
+
+def _one_unit(units: pd.Series) -> str:
+    found = set(units)
+    return str(units.iloc[0]) if len(found) == 1 else MIXED
+
+
+def _unit_words(unit: str) -> str:
+    return "images (their source photographs are unknown)" if unit == IMAGES else unit
+
+
+def _threshold(points: _Points, chosen: Sequence[Conventions]) -> float | None:
+    at_threshold = any(one.figure.at_threshold for one in chosen)
+    return threshold_of(points.rows) if at_threshold else None
+
+
+def _remarks(points: _Points) -> list[str]:
+    """Find points that are not about the images that most points of their set are about."""
+    found: dict[str, dict[bytes, list[str]]] = {}
+    rows = points.rows
+    code = pd.Series(pd.factorize(rows["sample_name"])[0], index=rows.index)
+    start = 0
+    for text, part in points.parts.items():
+        codes = code.iloc[start : start + len(part)].to_numpy()
+        start += len(part)
+        cells = part[["manifest_id", "dataset"]].astype(str).reset_index(drop=True)
+        by_cell: Any = cells.groupby(["manifest_id", "dataset"]).indices
+        for (manifest, dataset), places in by_cell.items():
+            images = np.sort(codes[places]).tobytes()
+            label = f"{points.labels[manifest]} under {text}"
+            found.setdefault(dataset, {}).setdefault(images, []).append(label)
+    return [_other_images(name, held) for name, held in found.items() if len(held) > 1]
+
+
+def _other_images(dataset: str, held: Mapping[bytes, Sequence[str]]) -> str:
+    usual = max(held.values(), key=len)
+    others = [label for labels in held.values() if labels is not usual for label in labels]
+    named = ", ".join(others[:_MOST_NAMED])
+    more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+    return f"{dataset}: other images than the rest: {named}{more}."
