@@ -46,6 +46,16 @@ VERBS = {
         "test a checkpoint on image sets and store a row per image", "test", own_parser=True
     ),
     "predict": Verb("predict where photographs were tampered with", "predict"),
+    "attention": Verb("draw what a token attends to in each sparse block", "attention"),
+    "figure": Verb("lay out images, masks and models' maps for a paper", "figure"),
+    "explain": Verb(
+        "draw what is inside a model: fusion scales, feature maps, Grad-CAM",
+        parts={
+            "lff": Verb("draw the scales of the Learnable Feature Fusion", "explain_lff"),
+            "features": Verb("draw the feature maps of each stage and tap", "explain_features"),
+            "gradcam": Verb("draw which places of a layer speak for the answer", "explain_gradcam"),
+        },
+    ),
     "protocol": Verb(
         "run every model on every set of a protocol; see how far it is",
         parts={
@@ -90,6 +100,8 @@ examples:
   benco train --model SparseViT --data-path CASIA2.0 --test-data-path tests.json --output-dir runs/a
   benco test --model SparseViT --checkpoint runs/a/best.safetensors --test-data-path tests.json
   benco predict photographs/ --checkpoint runs/a/best.safetensors --out maps
+  benco attention photograph.jpg --at 120,80 --checkpoint runs/a --out attention.pdf
+  benco figure --models A@runs/a,B@runs/b --test-data-path t.json --choose first --out fig.pdf
   benco protocol run mvss --data-root /data --weights-root /weights --models SparseViT,MVSSNet
   benco table mvss --metric pixel_f1,pixel_auc --format latex --out table.tex
   benco table runs/a runs/b --metric pixel_f1

@@ -76,6 +76,16 @@ class FusionHead(nn.Module):
         )
         return self.conv_last(channels_first(self.norm(channels_last(fused))))
 
+    def parts(
+        self, taps3: list[Tensor], taps4: list[Tensor], size: tuple[int, int]
+    ) -> list[Tensor]:
+        """Return what each tap adds to the fused map, B x dim x h x w each; they sum to it.
+
+        Only of "lff" and "sum". The arguments are those of `forward`.
+        """
+        scaled = [self._scale(number, tap) for number, tap in enumerate([*taps3, *taps4], start=1)]
+        return [*scaled[: self.taps3], *(enlarge(maps, size) for maps in scaled[self.taps3 :])]
+
     def _concat(self, taps3: list[Tensor], taps4: list[Tensor], size: tuple[int, int]) -> Tensor:
         maps = [channels_first(tap) for tap in taps3]
         maps += [enlarge(channels_first(tap), size) for tap in taps4]

@@ -123,8 +123,13 @@ def plot_format(path: str | PathLike[str]) -> str:
     return found
 
 
-def write_figure(figure: Figure, path: str | PathLike[str]) -> None:
+def write_figure(figure: Figure, path: str | PathLike[str], *, dpi: int = _DPI) -> None:
     """Write a figure; the same figure gives the same file.
+
+    Args:
+        figure: The figure.
+        path: Its ending gives the format.
+        dpi: Of a PNG.
 
     Raises:
         UserError: The name has another ending, or the file cannot be written.
@@ -133,7 +138,7 @@ def write_figure(figure: Figure, path: str | PathLike[str]) -> None:
     undated: dict[str, Any] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
     metadata = undated.get(kind, {"Date": None})
     with mpl.rc_context(_STYLE), atomic_path(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=_DPI, metadata=metadata)
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
 
 
 # --- scores against cost -------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""What is inside a model: attention, fusion scales, feature maps, Grad-CAM; figures for papers."""

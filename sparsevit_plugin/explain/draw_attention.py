@@ -1,0 +1,176 @@
+"""The picture of what a token attends to, as trained and densely, over the photograph."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from sparsevit_plugin.explain.attention import BlockAttention
+from sparsevit_plugin.explain.canvas import DPI, Canvas, at_most, grey
+from sparsevit_plugin.explain.subject import Fed, patch_side
+
+DENSE_LABEL: Final = "the same weights evaluated densely"
+
+_COLOURS: Final = "viridis"
+_COLOUR_SHARE: Final = 0.72  # the rest is the photograph's brightness
+_FADED: Final = 0.16  # contrast that is left of the photograph where nothing is attended to
+_ANCHOR: Final = "#ff1744"
+# All in inches.
+_MARGIN: Final = 0.06
+_GAP: Final = 0.05
+_BETWEEN: Final = 0.16
+_TITLE: Final = 0.17
+_CAPTION: Final = 0.15
+_ROW_GAP: Final = 0.06
+_TALLEST: Final = 1.6  # of a panel, over its width
+_HEADER_ROOM: Final = 0.05
+
+
+def attention_figure(
+    fed: Fed,
+    at: tuple[int, int],
+    sparse: Sequence[BlockAttention],
+    dense: Sequence[BlockAttention],
+    *,
+    width: float,
+    head: int | None = None,
+    pairs: int = 3,
+) -> Canvas:
+    """Draw, block by block, what a token attends to as trained and densely.
+
+    A panel's colours go from zero to its own largest weight. Tokens outside the token's group are
+    faded to white.
+
+    Args:
+        fed: The photograph.
+        at: x and y of the pixel that was asked about.
+        sparse: The blocks as trained.
+        dense: The same blocks, evaluated densely.
+        width: Of the figure in inches.
+        head: From 1; None for the mean over heads.
+        pairs: Blocks in a row.
+
+    Raises:
+        UserError: A block has no such head.
+    """
+    pairs = min(pairs, len(sparse))
+    panel = (width - 2 * _MARGIN - (pairs - 1) * _BETWEEN - pairs * _GAP) / (2 * pairs)
+    height = panel * min(fed.size[0] / fed.size[1], _TALLEST)
+    row = _TITLE + height + _CAPTION + _ROW_GAP
+    rows = -(-len(sparse) // pairs)
+    header = height + _CAPTION + _HEADER_ROOM
+    canvas = Canvas(width, 2 * _MARGIN + header + rows * row)
+    photograph = at_most(fed.pixels, (round(height * DPI), round(panel * DPI)))
+    _photograph(canvas, fed, photograph, at, (panel, height))
+    _words(canvas, _MARGIN + panel + _GAP + _BETWEEN, head)
+    for number, (trained, full) in enumerate(zip(sparse, dense, strict=True)):
+        left = _MARGIN + (number % pairs) * (2 * panel + _GAP + _BETWEEN)
+        top = _MARGIN + header + (number // pairs) * row
+        title = canvas.words(left + panel + _GAP / 2, top + _TITLE / 2, trained.place.words, 7)
+        canvas.squeeze(title, 2 * panel)
+        for one, shift in ((trained, 0.0), (full, panel + _GAP)):
+            weights = one.of_head(head)
+            pixels = _panel(photograph, fed, one, weights)
+            box = (left + shift, top + _TITLE, panel, height)
+            axes = canvas.picture(*box, pixels)
+            _outline(axes, fed, one, pixels.shape[:2])
+            kind = "dense" if one is full else "sparse"
+            caption = canvas.words(
+                box[0] + panel / 2,
+                top + _TITLE + height + _CAPTION / 2,
+                f"{kind}: {_tokens(int(one.attended.sum()))}, max {weights.max():.2g}",
+                6,
+            )
+            canvas.squeeze(caption, panel - 0.02)
+    return canvas
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count} tokens"
+
+
+def _panel(
+    photograph: NDArray[np.uint8], fed: Fed, one: BlockAttention, weights: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    """Colour a photograph by weights, and fade what is not attended to."""
+    size = (photograph.shape[0], photograph.shape[1])
+    patch = patch_side(one.place.stage)
+    share = fed.on_picture(weights / weights.max(), patch, size)
+    inside = fed.on_picture(one.attended, patch, size)[:, :, None]
+    brightness = grey(photograph)[:, :, None]
+    colours = mpl.colormaps[_COLOURS](share)[:, :, :3] * 255
+    lit = _COLOUR_SHARE * colours + (1 - _COLOUR_SHARE) * brightness
+    faded = 255 - _FADED * (255 - brightness)
+    return np.rint(np.where(inside, lit, faded)).astype(np.uint8)
+
+
+def _outline(axes: Axes, fed: Fed, one: BlockAttention, size: tuple[int, ...]) -> None:
+    """Frame the cell of the token that attends, in the picture's pixels."""
+    patch = patch_side(one.place.stage)
+    spans = []
+    for cell, side, shown in zip(one.token, size[:2], fed.shape, strict=True):
+        ends = (cell * patch * side / shown, min((cell + 1) * patch, shown) * side / shown)
+        spans.append(ends)
+    (top, bottom), (left, right) = spans
+    for colour, line in (("white", 1.8), (_ANCHOR, 0.9)):
+        axes.add_patch(
+            Rectangle(
+                (left, top),
+                right - left,
+                bottom - top,
+                fill=False,
+                edgecolor=colour,
+                linewidth=line,
+            )
+        )
+
+
+def _photograph(
+    canvas: Canvas,
+    fed: Fed,
+    photograph: NDArray[np.uint8],
+    at: tuple[int, int],
+    panel: tuple[float, float],
+) -> None:
+    """Show the photograph with the pixel that was asked about."""
+    width, height = panel
+    axes = canvas.picture(_MARGIN, _MARGIN, width, height, photograph)
+    scale = photograph.shape[1] / fed.size[1], photograph.shape[0] / fed.size[0]
+    x, y = ((value + 0.5) * factor for value, factor in zip(at, scale, strict=True))
+    axes.plot(x, y, "+", color="white", markersize=9, markeredgewidth=2.4)
+    axes.plot(x, y, "+", color=_ANCHOR, markersize=8, markeredgewidth=1.2)
+    axes.set_xlim(0, photograph.shape[1])
+    axes.set_ylim(photograph.shape[0], 0)
+    caption = canvas.words(
+        _MARGIN + width / 2, _MARGIN + height + _CAPTION / 2, f"x = {at[0]}, y = {at[1]}", 6
+    )
+    canvas.squeeze(caption, width + _GAP)
+
+
+def _words(canvas: Canvas, left: float, head: int | None) -> None:
+    """Say how to read the rest."""
+    which = "the mean over heads" if head is None else f"head {head}"
+    lines = [
+        f"What the framed token attends to: softmax weights, {which}.",
+        "Left of each pair: sparse, as trained. Tokens outside its group are faded to white.",
+        f"Right: {DENSE_LABEL} (S = 1 in every block), not a dense-trained model.",
+    ]
+    step = 0.135
+    for number, line in enumerate(lines):
+        text = canvas.words(left, _MARGIN + 0.08 + number * step, line, 6.5, ha="left")
+        canvas.squeeze(text, canvas.width - left - _MARGIN)
+    _scale(canvas, left, _MARGIN + 0.12 + len(lines) * step)
+
+
+def _scale(canvas: Canvas, left: float, top: float) -> None:
+    """Draw the scale of the colours."""
+    axes = canvas.axes(left + 0.12, top, 1.0, 0.09)
+    ramp = np.linspace(0, 1, 256)[None]
+    axes.imshow(ramp, cmap=_COLOURS, aspect="auto")
+    axes.set_axis_off()
+    canvas.words(left + 0.06, top + 0.045, "0", 6)
+    canvas.words(left + 1.17, top + 0.045, "largest weight of the panel", 6, ha="left")
