@@ -18,6 +18,7 @@ SOURCES = ("sparsevit_plugin", "registry", "benchmark_configs", "setup.cfg", "py
 DOCUMENTS = ("README.md", "LICENSE")
 # Distributions whose import name is another.
 IMPORT_NAMES = {
+    "huggingface-hub": "huggingface_hub",
     "grad-cam": "pytorch_grad_cam",
     "lightning-fabric": "lightning_fabric",
     "opencv-python-headless": "cv2",

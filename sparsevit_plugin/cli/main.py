@@ -88,6 +88,13 @@ VERBS = {
     "export": Verb(
         "write a checkpoint as a file for OpenVINO, ONNX Runtime or torch.export", "export"
     ),
+    "hub": Verb(
+        "save a checkpoint as a Hugging Face model folder, and push it",
+        parts={
+            "save": Verb("write config.json, weights and model card of a checkpoint", "hub_save"),
+            "push": Verb("push a model folder to the Hugging Face Hub", "hub_push"),
+        },
+    ),
     "init": Verb("IMDLBenCo's own: copy its scripts into this folder", "init", own_parser=True),
     "demo": Verb(
         "train and test a small SparseViT on photographs that are installed already", "demo"

@@ -51,7 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     add = parser.add_argument
     add("photographs", nargs="+", metavar="PATH", help="photographs, folders or patterns")
-    add("--checkpoint", required=True, metavar="FILE", help="weights, or the folder of a run")
+    add(
+        "--checkpoint",
+        required=True,
+        metavar="FILE",
+        help="weights, the folder of a run, or OWNER/NAME on Hugging Face",
+    )
     add("--out", required=True, metavar="DIR", help="folder of the results")
     add("--threshold", type=float, default=0.5, help="pixels above it are tampered (%(default)s)")
     add(
@@ -86,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevit_plugin.harness.option_table import BY_NAME
     from sparsevit_plugin.harness.photo_paths import find_photographs
     from sparsevit_plugin.harness.predict import Localiser
-    from sparsevit_plugin.harness.prediction_files import PredictionFolder, Wanted
+    from sparsevit_plugin.harness.prediction_files import PredictionFolder, Wanted, held
 
     if options["num_workers"] is None:  # as its help says; from Python there are none
         options["num_workers"] = BY_NAME["num_workers"].default
@@ -95,14 +100,15 @@ def run(args: argparse.Namespace) -> int:
     localiser = Localiser(
         args.checkpoint, threshold=args.threshold, batch_size=args.batch_size, **options
     )
-    folder = PredictionFolder(
-        out,
-        localiser.settings(),
-        Wanted(pictures, args.map_bits),
-        facts=localiser.facts(),
-        overwrite=args.overwrite,
-    )
-    return _predict(localiser, folder, photos)
+    with held(out):
+        folder = PredictionFolder(
+            out,
+            localiser.settings(),
+            Wanted(pictures, args.map_bits),
+            facts=localiser.facts(),
+            overwrite=args.overwrite,
+        )
+        return _predict(localiser, folder, photos)
 
 
 def _pictures(text: str) -> tuple[str, ...]:

@@ -134,7 +134,8 @@ class Localiser:
     checkpoint records; options override them.
 
     Args:
-        checkpoint: A weights file, or the output folder of a run.
+        checkpoint: A weights file, the output folder of a run, a model folder, or a repository of
+            the Hugging Face Hub.
         threshold: Pixels above it are called tampered, 0 to 1.
         batch_size: Photographs that the model sees at a time, or tiles of one.
         **options: Options of `benco test` with underscores (`model`, `fit`, `image_size`, `tile`,
@@ -164,7 +165,7 @@ class Localiser:
             raise UserError(f"--threshold {threshold}: a probability from 0 to 1 is needed")
         if batch_size < 1:
             raise UserError(f"--batch-size {batch_size}: give a number above 0")
-        path = _checkpoint_file(str(checkpoint))
+        path = checkpoint_file(str(checkpoint))
         given = {name: value for name, value in options.items() if value is not None}
         defaults = {"num_workers": 0, "test_batch_size": batch_size}
         self.config = configure(path, {**defaults, **given})
@@ -275,7 +276,7 @@ def predict(
 
     Args:
         picture: As `Picture` says.
-        checkpoint: A weights file, or the output folder of a run.
+        checkpoint: As for `Localiser`.
         **options: As for `Localiser`.
 
     Raises:
@@ -328,7 +329,12 @@ def _words(name: str, value: object) -> list[str]:
     return [f"{flag}={show(one)}" for one in values]  # type: ignore[attr-defined]
 
 
-def _checkpoint_file(checkpoint: str) -> Path:
+def checkpoint_file(checkpoint: str) -> Path:
+    """Return the one weights file that `--checkpoint` means.
+
+    Raises:
+        UserError: There is none, or several.
+    """
     files = checkpoint_files(checkpoint)
     if len(files) != 1:
         found = f"holds {len(files)} of them" if files else "none is named"

@@ -12,16 +12,18 @@
 `maps/` is a folder as `benco score --pred` takes it.
 """
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import cv2
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from sparsevit_plugin.errors import UserError
@@ -48,6 +50,7 @@ COLUMNS: Final = (
 )
 """The columns of the tables. `tampered_area` is a share of the pixels, 0 to 1."""
 
+_LOCK: Final = ".lock"
 _HEAT: Final = (255, 32, 96)
 _HEAT_SHARE: Final = 0.7  # of the colour where the map is 1
 _OUTLINE: Final = ((0, 0, 0), (255, 255, 255))  # a dark line under a light one: seen on any ground
@@ -68,6 +71,29 @@ class Wanted:
 
     pictures: tuple[str, ...] = tuple(PICTURES)
     map_bits: int = 8
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a folder of predictions from every other run while the block lasts.
+
+    Two runs in one folder would each write tables of what it knew when it began.
+
+    Args:
+        folder: Made where it is missing.
+
+    Raises:
+        UserError: The folder cannot be written, or another run writes there.
+    """
+    prove_writable(folder, "--out")
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise UserError(
+            f"--out {folder}: another benco predict writes there: wait for it, or give another "
+            "folder"
+        ) from None
 
 
 class PredictionFolder:
@@ -133,7 +159,7 @@ class PredictionFolder:
         paths = {kind: PICTURES[kind].format(photo.name) for kind in self.wanted.pictures}
         pictures = {kind: self._picture(kind, photo, prediction) for kind in paths}
         for kind, path in paths.items():
-            _write_image(self.folder / path, pictures[kind])
+            write_image(self.folder / path, pictures[kind])
         mask = prediction.mask
         record = {
             "name": photo.name,
@@ -273,8 +299,12 @@ def _jpeg_sized(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def _write_image(path: Path, picture: NDArray[Any]) -> None:
-    """Write grey, or colour in OpenCV's order, by the suffix of the path."""
+def write_image(path: Path, picture: NDArray[Any]) -> None:
+    """Write grey, or colour in OpenCV's order, by the suffix of the path.
+
+    Raises:
+        UserError: It cannot be encoded or written.
+    """
     effort = [cv2.IMWRITE_PNG_COMPRESSION, _PNG_EFFORT, cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     done, content = cv2.imencode(path.suffix, np.ascontiguousarray(picture), effort)
     if not done:

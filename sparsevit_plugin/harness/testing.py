@@ -20,6 +20,8 @@ from sparsevit_plugin.harness.pipeline import (
     named_weights,
     read_test_sets,
 )
+from sparsevit_plugin.hub.config import WEIGHTS
+from sparsevit_plugin.hub.remote import fetched_weights, repository_of
 from sparsevit_plugin.model.weights import read_checkpoint
 from sparsevit_plugin.results.store import Store
 
@@ -29,21 +31,26 @@ UPSTREAM_CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pth")
 def checkpoint_files(checkpoint: str) -> list[Path]:
     """Return the checkpoint files that `--checkpoint` means.
 
-    A file is itself, whatever its name. A folder of one of our runs is its `best.safetensors`. A
-    folder with upstream's `checkpoint-N.pth` is all of them in the order of N, as upstream's
-    test.py has it. Without `--checkpoint` the list is empty: a trivial baseline needs none.
+    A file is itself, whatever its name. A folder of one of our runs is its `best.safetensors`, a
+    model folder its `model.safetensors`. A folder with upstream's `checkpoint-N.pth` is all of them
+    in the order of N, as upstream's test.py has it. `OWNER/NAME` that is no path is a repository of
+    the Hugging Face Hub. Without `--checkpoint` the list is empty: a trivial baseline needs none.
 
     Raises:
-        UserError: If there is no such file, or the folder holds no checkpoint.
+        UserError: If there is no such file, the folder holds no checkpoint, or the repository
+            cannot be fetched.
     """
     if not checkpoint:
         return []
+    repository = repository_of(checkpoint)
+    if repository is not None:
+        return [fetched_weights(*repository)]
     path = Path(checkpoint)
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise UserError(f"--checkpoint {path}: no such file or folder")
-    for name in ("best.safetensors", "last.safetensors"):
+    for name in ("best.safetensors", "last.safetensors", WEIGHTS):
         if (path / name).is_file():
             return [path / name]
     numbered = [
@@ -53,7 +60,7 @@ def checkpoint_files(checkpoint: str) -> list[Path]:
     ]
     if not numbered:
         raise UserError(
-            f"--checkpoint {path}: the folder holds neither best.safetensors nor "
+            f"--checkpoint {path}: the folder holds neither best.safetensors nor {WEIGHTS} nor "
             "checkpoint-N.pth; name the file"
         )
     return [file for _, file in sorted(numbered, key=lambda pair: int(pair[0][1]))]

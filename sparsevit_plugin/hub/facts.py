@@ -106,7 +106,8 @@ def facts_of_checkpoint(
     config: HubConfig,
     parameters: int,
     metadata: Mapping[str, Any],
-    results: Iterable[Path],
+    *,
+    results: Iterable[Path] = (),
     name: str = "",
 ) -> Facts:
     """Collect what is known of a checkpoint.

@@ -21,7 +21,7 @@ _FILE_SUFFIXES: Final = frozenset({".bin", ".pt", ".pth", ".safetensors"})
 _LIBRARIES: Final = frozenset(
     {"hf_xet", "httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "requests"}
 )
-"""What raises when the Hub or the network fails; the Hub's library has changed its own over time."""
+"""What raises when the Hub or the network fails; the Hub's library has used several."""
 
 
 def repository_of(word: str) -> tuple[str, str | None] | None:

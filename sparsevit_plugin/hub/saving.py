@@ -68,7 +68,9 @@ def save_checkpoint(
     config = from_metadata(describe_for_testing(cfg))
     header = {key: value for key, value in source.metadata.items() if isinstance(value, str)}
     count = sum(parameter.numel() for parameter in model.parameters())
-    facts = facts_of_checkpoint(path, config, count, header, [Path(one) for one in results], name)
+    facts = facts_of_checkpoint(
+        path, config, count, header, results=[Path(one) for one in results], name=name
+    )
     text = card_text(facts, licence)
     with _held(out):
         _refuse_others(out, path, overwrite)
