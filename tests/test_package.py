@@ -18,8 +18,8 @@ SOURCES = ("sparsevit_plugin", "registry", "benchmark_configs", "setup.cfg", "py
 DOCUMENTS = ("README.md", "LICENSE")
 # Distributions whose import name is another.
 IMPORT_NAMES = {
-    "huggingface-hub": "huggingface_hub",
     "grad-cam": "pytorch_grad_cam",
+    "huggingface-hub": "huggingface_hub",
     "lightning-fabric": "lightning_fabric",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
