@@ -68,6 +68,7 @@ VERBS = {
     ),
     "score": Verb("score maps that another program made, as rows of the same tables", "score"),
     "table": Verb("make tables from stored results", "table"),
+    "report": Verb("write runs or a protocol as one HTML page", "report"),
     "complexity": Verb(
         "count parameters, MACs, FLOPs and activation memory of models", "complexity"
     ),
