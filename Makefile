@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_WORKERS ?= 2
 
-.PHONY: help venv demo test test-system test-long lint clean
+.PHONY: help venv demo test test-system test-long docs lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make test-system   tests that need a package index or a browser"
 	@echo "make test-long     every baseline at its card's size: hours on a CPU, many GiB"
+	@echo "make docs          the documentation's site, in build/site"
 	@echo "make lint          ruff and mypy"
 	@echo "make venv          only the virtual environment, in $(VENV)"
 	@echo "make clean         remove $(VENV) and every cache; runs/ stays"
@@ -51,6 +52,10 @@ test-system: $(STAMP)
 test-long: $(STAMP)
 	@echo "== long tests: the whole zoo"
 	$(BIN)/python -m pytest -m zoo_full -n 0 --durations 0
+
+docs: $(STAMP)
+	@echo "== docs: build/site, warnings are errors"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 clean:
 	@echo "== clean: $(VENV), build/, caches"
