@@ -1,13 +1,13 @@
 """From stored results to the sections of a report: everything that a page shows, as typed data."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.report.costs import Cost, costs
-from sparsevit_plugin.report.curves import SetCurves, curves
+from sparsevit_plugin.report.curves import Robustness, robustness
 from sparsevit_plugin.report.facts import (
     Libraries,
     RunFacts,
@@ -25,6 +25,7 @@ from sparsevit_plugin.results.columns import protocol_columns
 from sparsevit_plugin.results.conventions import UNPERTURBED
 from sparsevit_plugin.results.layout import Layout
 from sparsevit_plugin.results.paired import AUTOMATIC
+from sparsevit_plugin.results.robustness import build_curves
 from sparsevit_plugin.results.store import Results, load
 from sparsevit_plugin.results.tables import Table, build_table
 from sparsevit_plugin.versions import DISTRIBUTION, installed_version
@@ -79,8 +80,7 @@ class Report:
         sets: How many columns.
         images: How many images these sets have.
         table: The cross-dataset table.
-        robustness: By set; empty where nothing was perturbed.
-        metric: What the robustness curves show.
+        robustness: None where nothing was perturbed.
         scores: By set.
         pictures: None where none are wanted.
         training: The runs that left a log.
@@ -99,8 +99,7 @@ class Report:
     sets: int
     images: int
     table: Layout
-    robustness: tuple[SetCurves, ...]
-    metric: str
+    robustness: Robustness | None
     scores: tuple[SetScores, ...]
     pictures: Pictures | None
     training: tuple[Training, ...]
@@ -148,8 +147,7 @@ def collect(request: Request, progress: Progress | None = None) -> Report:
         sets=len(of_sets),
         images=sum(one.images for one in of_sets),
         table=table.layout(request.digits),
-        robustness=curves(_perturbed(results, table), table.rows),
-        metric=conventions.figure.title,
+        robustness=_robustness(results, table, request),
         scores=distributions(results, table.rows, table.sets, conventions),
         pictures=pictures,
         training=tuple(run for run in training if run is not None),
@@ -182,32 +180,23 @@ def _table(results: Results, request: Request) -> Table:
     return table
 
 
-def _perturbed(results: Results, table: Table) -> Mapping[str, Table]:
-    """Return the first metric under every perturbation, and without one; empty without any."""
+def _robustness(results: Results, table: Table, request: Request) -> Robustness | None:
+    """Return the curves of the first metric; None where no set of the table was perturbed."""
+    perturbed = results.rows[results.rows["perturbation"] != UNPERTURBED]
+    if not set(perturbed["dataset"].unique()) & set(table.sets):
+        return None
     one = table.conventions[0]
-    present = [str(name) for name in results.rows["perturbation"].dropna().unique()]
-    if not set(present) - {UNPERTURBED}:
-        return {}
-    made = {
-        name: build_table(
-            results,
-            one.metric,
-            authentic=one.authentic,
-            score_at=one.score_at,
-            evaluator=one.evaluator,
-            perturbation=name,
-            average=False,
-            complexity=False,
-        )
-        for name in present
-    }
-    wanted = set(table.sets)
-    return {name: _only(made_table, wanted) for name, made_table in made.items()}
-
-
-def _only(table: Table, sets: set[str]) -> Table:
-    """Return a table whose sets are those that are wanted."""
-    return replace(table, sets=tuple(name for name in table.sets if name in sets))
+    curves = build_curves(
+        results,
+        one.metric,
+        authentic=one.authentic,
+        score_at=one.score_at,
+        evaluator=one.evaluator,
+        rows=request.rows,
+        sets=table.sets,
+    )
+    found = robustness(curves)
+    return found if found.sets else None
 
 
 def _title(request: Request, table: Table) -> str:

@@ -1,26 +1,27 @@
-"""Robustness: a metric over the strength of what was done to the photographs."""
+"""Robustness: a metric over the strength of what was done to the photographs, drawn for a page."""
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+import pandas as pd
+
 from sparsevit_plugin.report.charts import STYLES, Chart, Series
 from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
-from sparsevit_plugin.results.rows import TableRow
-from sparsevit_plugin.results.tables import Table
+from sparsevit_plugin.results.robustness import KINDS, Curves, Kind
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_TITLES: Final = {
-    "jpeg": ("JPEG compression", "quality"),
-    "blur": ("Gaussian blur", "kernel, pixels"),
-    "noise": ("Gaussian noise", "variance"),
-    "resize": ("Resizing", "per cent of each side"),
-    "double": ("Two JPEG compressions", "qualities"),
-    "social": ("As social networks do", "preset"),
-}
-_WEAKER_IF_LARGER: Final = ("jpeg", "resize", "double")
+_BANDED: Final = 4
+"""Bands of more models than this cover each other, so they are in the table alone."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A figure with its band; NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -30,109 +31,104 @@ class SetCurves:
     Attributes:
         dataset: Its name.
         charts: One for each kind of perturbation.
-        perturbations: As they are written, `none` first, from weak to strong within a kind.
-        rows: Label to the metric under each of them; NaN where there is no result.
+        perturbations: As they are written, `none` first, from mild to strong within a kind.
+        rows: Label to the metric under each of them.
     """
 
     dataset: str
     charts: tuple[Chart, ...]
     perturbations: tuple[str, ...]
-    rows: dict[str, tuple[float, ...]]
+    rows: dict[str, tuple[Point, ...]]
 
 
-def order_perturbations(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return perturbations by kind, from weak to strong within each; `none` is left out."""
-    kinds: dict[str, list[str]] = {}
-    for name in names:
-        if name != UNPERTURBED:
-            kinds.setdefault(name.partition(":")[0], []).append(name)
-    order = list(_TITLES)
-    known = sorted(kinds, key=lambda k: (order.index(k) if k in order else len(order), k))
-    return {kind: sorted(set(kinds[kind]), key=_strength) for kind in known}
+@dataclass(frozen=True)
+class Robustness:
+    """All curves of a page.
+
+    Attributes:
+        metric: What they show.
+        caption: Every convention behind them.
+        remarks: What else a reader must know.
+        sets: The sets that have a result under a perturbation.
+    """
+
+    metric: str
+    caption: str
+    remarks: tuple[str, ...]
+    sets: tuple[SetCurves, ...]
 
 
-def _strength(name: str) -> tuple[float, str]:
-    kind, _, text = name.partition(":")
-    found = _NUMBER.search(text)
-    number = float(found.group()) if found else 0.0
-    return (-number if kind in _WEAKER_IF_LARGER else number), name
-
-
-def curves(tables: Mapping[str, Table], rows: Sequence[TableRow]) -> tuple[SetCurves, ...]:
-    """Draw how a metric changes under perturbations.
+def robustness(curves: Curves) -> Robustness:
+    """Draw the curves of the first metric.
 
     Args:
-        tables: Perturbation to the table of one metric under it; `none` among them where
-            photographs were tested as they are.
-        rows: The report's rows; a row of another table is the one of these that has its runs.
-
-    Returns:
-        The sets that have a result under a perturbation, in the order of the tables.
+        curves: From `results.robustness.build_curves`.
     """
-    kinds = order_perturbations(list(tables))
-    names = [UNPERTURBED] * (UNPERTURBED in tables) + [one for of in kinds.values() for one in of]
-    labels = {name: row.label for row in rows for name in row.manifest_ids}
-    sets = list(dict.fromkeys(name for table in tables.values() for name in table.sets))
+    metric = curves.metrics[0]
+    frame = curves.frame[curves.frame["metric"] == metric]
+    models = list(dict.fromkeys(frame["model"]))
+    styles = {label: place % STYLES for place, label in enumerate(models)}
     found = []
-    for dataset in sets:
-        values = {name: _values(tables[name], labels, dataset) for name in names}
-        of_rows = {
-            row.label: tuple(values[name].get(row.label, math.nan) for name in names)
-            for row in rows
+    for dataset, part in frame.groupby("set", sort=False):
+        perturbed = part[(part["kind"] != UNPERTURBED) & part["mean"].notna()]
+        if not perturbed.empty:
+            names = tuple(dict.fromkeys(part["perturbation"]))
+            charts = tuple(_charts(part, curves.kinds, metric, styles))
+            found.append(SetCurves(str(dataset), charts, names, _rows(part, names)))
+    return Robustness(
+        METRICS[metric].title, curves.captions[metric], tuple(curves.remarks), tuple(found)
+    )
+
+
+def _rows(part: pd.DataFrame, names: tuple[str, ...]) -> dict[str, tuple[Point, ...]]:
+    missing = Point(math.nan, math.nan, math.nan)
+    found = {}
+    for label, of_model in part.groupby("model", sort=False):
+        points = {
+            text: Point(float(mean), float(low), float(high))
+            for text, mean, low, high in of_model[
+                ["perturbation", "mean", "low", "high"]
+            ].itertuples(index=False)
         }
-        perturbed = [name for name in names if name != UNPERTURBED and values[name]]
-        if not perturbed:
-            continue
-        metric = next(iter(tables.values())).metric
-        shown = {label: of for label, of in of_rows.items() if any(map(math.isfinite, of))}
-        charts = [
-            chart
-            for of_kind in kinds.items()
-            if (chart := _chart(*of_kind, names, shown, metric)) is not None
-        ]
-        found.append(SetCurves(dataset, tuple(charts), tuple(names), shown))
-    return tuple(found)
+        found[str(label)] = tuple(points.get(name, missing) for name in names)
+    return found
 
 
-def _values(table: Table, labels: Mapping[str, str], dataset: str) -> dict[str, float]:
-    """Return the finite figures of a set by the report's labels."""
-    if dataset not in table.sets:
-        return {}
-    column = table.values[dataset]
-    found = {
-        labels[row.manifest_ids[0]]: float(column[row.label])
-        for row in table.rows
-        if row.manifest_ids[0] in labels
-    }
-    return {label: value for label, value in found.items() if math.isfinite(value)}
-
-
-def _chart(
-    kind: str,
-    of_kind: Sequence[str],
-    names: Sequence[str],
-    rows: Mapping[str, tuple[float, ...]],
-    metric: str,
-) -> Chart | None:
-    """Draw one kind; the steps of its ladder stand at equal distances, `none` first."""
-    ladder = [UNPERTURBED] * (UNPERTURBED in names) + list(of_kind)
-    series = []
-    words = []
-    for style, (label, of_row) in enumerate(rows.items()):
-        by_name = dict(zip(names, of_row, strict=True))
-        y = tuple(by_name[name] for name in ladder)
-        if not any(math.isfinite(by_name[name]) for name in of_kind):
-            continue
-        series.append(Series(label, tuple(map(float, range(len(ladder)))), y, style % STYLES))
-        finite = [(name, v) for name, v in zip(ladder, y, strict=True) if math.isfinite(v)]
-        (first, one), (last, other) = finite[0], finite[-1]
-        words.append(f"{label}: {one:.3f} at {first}, {other:.3f} at {last}")
-    if not series:
-        return None
-    title, unit = _TITLES.get(kind, (kind, "strength"))
-    ticks = tuple(
-        (float(place), name.partition(":")[2] or name) for place, name in enumerate(ladder)
-    )
-    return Chart(
-        title, unit, METRICS[metric].title, tuple(series), f"{'; '.join(words)}.", x_ticks=ticks
-    )
+def _charts(
+    part: pd.DataFrame, kinds: Iterable[str], metric: str, styles: dict[str, int]
+) -> Iterable[Chart]:
+    """Yield a chart for each kind of which a set has points."""
+    banded = len(styles) <= _BANDED
+    for kind in kinds:
+        own = part[part["kind"].isin([UNPERTURBED, kind])]
+        ladder = list(dict.fromkeys(own["perturbation"]))
+        series, words = [], []
+        for label, points in _rows(own, tuple(ladder)).items():
+            shown = [
+                (name, p) for name, p in zip(ladder, points, strict=True) if math.isfinite(p.mean)
+            ]
+            if all(name == UNPERTURBED for name, _ in shown):
+                continue
+            series.append(
+                Series(
+                    label,
+                    tuple(float(place) for place in range(len(ladder))),
+                    tuple(p.mean for p in points),
+                    styles[label],
+                    tuple(p.low for p in points) if banded else (),
+                    tuple(p.high for p in points) if banded else (),
+                )
+            )
+            (first, one), (last, other) = shown[0], shown[-1]
+            words.append(f"{label}: {one.mean:.3f} at {first}, {other.mean:.3f} at {last}")
+        if series:
+            about = KINDS.get(kind, Kind(kind, "strength"))
+            ticks = [(float(n), name.partition(":")[2] or name) for n, name in enumerate(ladder)]
+            yield Chart(
+                about.title,
+                about.axis,
+                METRICS[metric].title,
+                tuple(series),
+                f"{'; '.join(words)}.",
+                x_ticks=tuple(ticks),
+            )

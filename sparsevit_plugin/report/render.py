@@ -121,7 +121,7 @@ def _sections(report: Report) -> list[tuple[str, str]]:
     """Return ids and titles of the sections that the page has."""
     every = (
         ("results", "Results", True),
-        ("robustness", "Robustness", report.robustness),
+        ("robustness", "Robustness", report.robustness is not None),
         ("scores", "Single images", report.scores),
         ("images", "Best and worst images", report.pictures is not None),
         ("training", "Training", report.training),

@@ -121,7 +121,7 @@ def test_the_report_as_data(tested):
     assert (found.models, found.sets) == (2, 2)
     assert {(s.tampered, s.authentic) for s in found.set_facts} == {(TAMPERED, AUTHENTIC)}
     assert {block.rows[0].name for block in found.table.blocks} == {EVIL}
-    (curve,) = found.robustness
+    (curve,) = found.robustness.sets
     assert curve.dataset == PLAIN
     assert curve.perturbations == ("none", "jpeg:90", "jpeg:50")
     (run_log,) = found.training
@@ -140,7 +140,7 @@ def test_the_curves_are_the_tables_figures(tested):
     results = load(tested.run)
     for place, name in enumerate(("none", "jpeg:90", "jpeg:50")):
         table = results.table("pixel_iou", perturbation=name, sets=[PLAIN])
-        assert found.robustness[0].rows[EVIL][place] == table.values.at[EVIL, PLAIN]
+        assert found.robustness.sets[0].rows[EVIL][place].mean == table.values.at[EVIL, PLAIN]
 
 
 def test_a_report_is_replaced_and_other_files_are_not(tested, tmp_path, capsys):
