@@ -66,6 +66,7 @@ VERBS = {
             "work": Verb("what run starts for every row; not for people", "protocol_work"),
         },
     ),
+    "robust": Verb("test models on perturbed photographs and draw the curves", "robust"),
     "score": Verb("score maps that another program made, as rows of the same tables", "score"),
     "table": Verb("make tables from stored results", "table"),
     "report": Verb("write runs or a protocol as one HTML page", "report"),
@@ -113,6 +114,7 @@ examples:
   benco protocol run mvss --data-root /data --weights-root /weights --models SparseViT,MVSSNet
   benco table mvss --metric pixel_f1,pixel_auc --format latex --out table.tex
   benco table runs/a runs/b --metric pixel_f1
+  benco robust mvss --data-root /data --models SparseViT@best.safetensors,Trufor@trufor.pth
   benco score --pred maps --set CASIAv1 --data-root /data --name TheirMethod
   benco data check CASIA2.0
   benco models --probe SparseViT

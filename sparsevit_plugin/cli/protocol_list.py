@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sparsevit_plugin.protocol.schema import Protocol, RowSpec, SetUse
+    from sparsevit_plugin.protocol.schema import Protocol, RowSpec, SetUse, Training
 
 _AUTHENTIC = {"exclude": "tampered only", "include": "with authentic", "only": "authentic only"}
 _SELECT = {
@@ -31,14 +31,8 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(protocol: "Protocol") -> str:
     """Return what a protocol says, as text."""
-    train, test = protocol.train, protocol.test
-    lines = [f"{protocol.name}: {protocol.title}", "", "train"]
-    lines += _set_lines(train.sets)
-    if train.draw:
-        lines.append(f"  {train.draw} images are drawn at random from each set per epoch")
-    lines.append(f"  checkpoint chosen on {_SELECT[train.select]}")
-    if train.select == "val":
-        lines.append(f"  held out: {train.val_fraction:.0%} of each set's source photographs")
+    test = protocol.test
+    lines = [f"{protocol.name}: {protocol.title}", "", *_training_lines(protocol.train)]
     lines += ["test", *_set_lines(test.sets)]
     if test.perturbations != ["none"]:
         lines.append(f"  each under: {', '.join(test.perturbations)}")
@@ -53,6 +47,18 @@ def describe(protocol: "Protocol") -> str:
     if protocol.notes:
         lines += ["", protocol.notes]
     return "\n".join([*lines, "", "sources", *(f"  {source}" for source in protocol.sources)])
+
+
+def _training_lines(train: "Training | None") -> list[str]:
+    if train is None:
+        return ["trains nothing: ready checkpoints are tested"]
+    lines = ["train", *_set_lines(train.sets)]
+    if train.draw:
+        lines.append(f"  {train.draw} images are drawn at random from each set per epoch")
+    lines.append(f"  checkpoint chosen on {_SELECT[train.select]}")
+    if train.select == "val":
+        lines.append(f"  held out: {train.val_fraction:.0%} of each set's source photographs")
+    return lines
 
 
 def _row_line(row: "RowSpec") -> str:

@@ -13,6 +13,7 @@ from sparsevit_plugin.protocol import KEEP
 
 if TYPE_CHECKING:
     from sparsevit_plugin.protocol.folder import ProtocolFolder
+    from sparsevit_plugin.protocol.plan import Plan
     from sparsevit_plugin.protocol.request import Request
     from sparsevit_plugin.protocol.runner import Outcome, Slot
 
@@ -33,6 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `benco protocol run`."""
     parser.epilog = _EXAMPLES
     parser.add_argument("protocol", metavar="PROTOCOL", help="name of a protocol, or a YAML file")
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what says how a protocol is run, all but its name."""
     _add_what(parser)
     _add_where(parser)
     _add_how(parser)
@@ -169,16 +175,31 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: Something cannot be run as asked; nothing was started.
     """
-    from sparsevit_plugin.protocol.cost import print_plan
     from sparsevit_plugin.protocol.folder import ProtocolFolder
-    from sparsevit_plugin.protocol.plan import make_plan, unverified
-    from sparsevit_plugin.protocol.runner import Runner
+    from sparsevit_plugin.protocol.plan import make_plan
     from sparsevit_plugin.protocol.schema import load_protocol
 
     protocol = load_protocol(args.protocol)
     request = request_of(args, protocol.seeds)
     folder = ProtocolFolder(Path(args.runs) / protocol.name)
-    plan = make_plan(request, folder)
+    return carry_out(args, make_plan(request, folder), folder)
+
+
+def carry_out(args: argparse.Namespace, plan: "Plan", folder: "ProtocolFolder") -> int:
+    """Run what is missing of a plan, or say what would be.
+
+    Args:
+        args: The arguments of `add_run_arguments`.
+        plan: The plan.
+        folder: The protocol's folder.
+
+    Returns:
+        0 when every cell is there, or was only to be listed; 1 when some job failed.
+    """
+    from sparsevit_plugin.protocol.cost import print_plan
+    from sparsevit_plugin.protocol.plan import unverified
+    from sparsevit_plugin.protocol.runner import Runner
+
     slots = _slots(args)
     command = shlex.join(["benco", *sys.argv[1:]])
     if args.probe_steps:
@@ -208,7 +229,7 @@ def request_of(args: argparse.Namespace, seeds: Sequence[int] = ()) -> "Request"
     """Return the request that a command line makes.
 
     Args:
-        args: The arguments of `add_arguments`.
+        args: The arguments of `add_run_arguments`, and `protocol`.
         seeds: Training seeds where the command line names none.
 
     Raises:

@@ -52,15 +52,24 @@ def read_data_path(cfg: Config, path: str, side: Side) -> dict[str, Source]:
         read = training_sets if side == "train" else tested_sets
         sets = read(protocol, roots, pair=pair)
     elif colon and kind == "set":  # without a colon it is a folder of that name
-        uses = [_set_use(word) for word in rest.split(",") if word]
-        if not uses:
-            raise UserError(f"{path}: name the sets after the colon, as set:CASIAv1,Columbia")
-        sets = dict(_read_uses(uses, roots, pair))
+        sets = dict(_read_uses(set_uses(path), roots, pair))
     else:
         sets = read_source(path, pair=pair)
     if cfg.limit_images is None:
         return sets
     return {name: thin_out(source, cfg.limit_images) for name, source in sets.items()}
+
+
+def set_uses(path: str) -> list[SetUse]:
+    """Return the registered sets that a path of the form `set:...` names.
+
+    Raises:
+        UserError: It names none, or something else follows a set's name.
+    """
+    uses = [_set_use(word) for word in path.partition(":")[2].split(",") if word]
+    if not uses:
+        raise UserError(f"{path}: name the sets after the colon, as set:CASIAv1,Columbia")
+    return uses
 
 
 def _set_use(word: str) -> SetUse:
@@ -76,8 +85,10 @@ def training_sets(
     """Return what a protocol trains on: one balanced set where it draws, else each set by name.
 
     Raises:
-        UserError: A set is missing or has no usable image.
+        UserError: There is none, a set is missing or has no usable image.
     """
+    if protocol.train is None:
+        raise UserError(f"protocol {protocol.name} has no training sets")
     parts = dict(_read_uses(protocol.train.sets, roots, pair))
     if protocol.train.draw is None:
         return dict(parts)

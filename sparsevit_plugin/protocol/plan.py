@@ -14,6 +14,7 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import sha256_file
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.data_paths import read_data_path
+from sparsevit_plugin.harness.perturb import named_settings
 from sparsevit_plugin.harness.pipeline import named_weights
 from sparsevit_plugin.harness.sources import Source, each_once, fingerprint
 from sparsevit_plugin.harness.testing import without_pretraining
@@ -25,8 +26,14 @@ from sparsevit_plugin.protocol.keys import (
     training_content,
     without_seed,
 )
-from sparsevit_plugin.protocol.request import Request, Row, read_rows, row_config
-from sparsevit_plugin.protocol.schema import Protocol, load_protocol
+from sparsevit_plugin.protocol.request import (
+    Request,
+    Row,
+    read_rows,
+    requested_protocol,
+    row_config,
+)
+from sparsevit_plugin.protocol.schema import Protocol
 
 _SHORT: Final = 8
 CHECKPOINT_SEED: Final = 0
@@ -203,7 +210,7 @@ def make_plan(
         UserError: Anything in it that cannot be run: an unknown name, a wrong card, a missing set
             or weights file. Of several rows the first is named and the others are counted.
     """
-    protocol = load_protocol(request.protocol)
+    protocol = requested_protocol(request)
     rows = read_rows(request, protocol)
     resolved = _resolve_all(request, protocol, rows)
     trains = any(row.trains for row, _, _ in resolved)
@@ -300,7 +307,8 @@ class _Planner:
         return digest({"label": row.label, "group": group, **without_seed(content)})
 
     def _training(self, cfg: Config) -> dict[str, Any]:
-        return training_content(cfg, self.request.processes, self.protocol.train.draw)
+        draw = self.protocol.train.draw if self.protocol.train else None
+        return training_content(cfg, self.request.processes, draw)
 
     def _train_cell(self, row: Row, seed: int, cfg: Config) -> TrainCell:
         """Return a training: an earlier one where there is one on the same data, or a new one."""
@@ -324,7 +332,9 @@ class _Planner:
         data = self.data(cfg)
         for perturbation in self.protocol.test.perturbations:
             for name, source in data.tests.items():
-                key = digest([row, name, perturbation])
+                # A preset's values are part of it; of other perturbations the text is all.
+                named = named_settings(perturbation)
+                key = digest([row, name, perturbation, *([named] if named else [])])
                 prints = data.prints[f"test:{name}"]
                 cells.append(TestCell(key, name, perturbation, prints, len(source)))
         return tuple(cells)

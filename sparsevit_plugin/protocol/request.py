@@ -12,8 +12,9 @@ from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness.config import Config, resolve
 from sparsevit_plugin.harness.option_table import BY_NAME
 from sparsevit_plugin.harness.options import written
+from sparsevit_plugin.harness.perturb import expand
 from sparsevit_plugin.harness.testing import recorded_settings
-from sparsevit_plugin.protocol.schema import Protocol, RowSpec
+from sparsevit_plugin.protocol.schema import Protocol, RowSpec, load_protocol
 from sparsevit_plugin.registration import import_user, register_all
 
 ALL = "all"
@@ -83,6 +84,7 @@ class Request:
         trained_on: What ready checkpoints were trained on, in words; empty where unknown.
         selection: How they were chosen, in words; empty where unknown.
         labels: The label of a word of `models`, where it was settled among others before.
+        perturbations: In the place of the protocol's; empty for these.
     """
 
     protocol: str
@@ -104,6 +106,7 @@ class Request:
     trained_on: str = ""
     selection: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+    perturbations: tuple[str, ...] = ()
 
     def group_of(self, row: "Row", cfg: Config) -> str:
         """Return the heading of a row in a table; empty for a card's own recipe and settings.
@@ -120,6 +123,20 @@ class Request:
         elif cfg.limit_images is not None:
             words.append(f"{cfg.limit_images} images of every set at most")
         return "; ".join(words)
+
+
+def requested_protocol(request: Request) -> Protocol:
+    """Return the protocol that a request means, with the perturbations that it asks for.
+
+    Raises:
+        UserError: There is no such protocol or perturbation.
+    """
+    protocol = load_protocol(request.protocol)
+    if not request.perturbations:
+        return protocol
+    perturbations = expand(request.perturbations)
+    test = protocol.test.model_copy(update={"perturbations": perturbations})
+    return protocol.model_copy(update={"test": test})
 
 
 def read_rows(request: Request, protocol: Protocol) -> list[Row]:
@@ -251,11 +268,16 @@ def row_arguments(request: Request, protocol: Protocol, row: Row, seed: int) -> 
 def _values_of_the_side(
     request: Request, protocol: Protocol, row: Row, select: str
 ) -> dict[str, Any]:
-    select = select or protocol.train.select
     path = f"protocol:{request.protocol}"
     if not row.trains:
         checkpoint = str(row.checkpoint) if row.checkpoint else ""
         return {"test_data_path": path, "checkpoint": checkpoint}
+    if protocol.train is None:
+        raise UserError(
+            f"protocol {protocol.name} trains nothing: give a ready checkpoint, as "
+            f"{row.card.name}@FILE"
+        )
+    select = select or protocol.train.select
     return {
         "data_path": path,
         "test_data_path": path if select == "test" else "",

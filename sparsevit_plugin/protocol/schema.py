@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from sparsevit_plugin.cards.datasets import Authentic
 from sparsevit_plugin.cards.reading import Strict, find_cards, read_card
 from sparsevit_plugin.errors import UserError, suggest
-from sparsevit_plugin.harness.perturb import parse_perturbation
+from sparsevit_plugin.harness.perturb import expand
 from sparsevit_plugin.results.conventions import UNPERTURBED
 
 SETTLED = frozenset(
@@ -68,7 +68,7 @@ class Testing(Strict):
     Attributes:
         sets: The test sets, in the order of a table's columns.
         perturbations: What is done to the photographs, one cell for each, as `jpeg:75`; `none` is
-            the photographs as they are.
+            the photographs as they are, and `ladder:NAME` stands for the strengths of a ladder.
     """
 
     sets: list[SetUse] = Field(min_length=1)
@@ -77,12 +77,10 @@ class Testing(Strict):
     @field_validator("perturbations")
     @classmethod
     def _are_known(cls, texts: list[str]) -> list[str]:
-        for text in texts:
-            try:
-                parse_perturbation(text)
-            except UserError as error:
-                raise ValueError(str(error)) from error
-        return texts
+        try:
+            return expand(texts)
+        except UserError as error:
+            raise ValueError(str(error)) from error
 
 
 class RowSpec(Strict):
@@ -123,7 +121,7 @@ class Protocol(Strict):
         title: One line for people.
         sources: Where it comes from.
         notes: What a reader of its table must know.
-        train: What models are trained on.
+        train: What models are trained on; None where ready checkpoints are tested only.
         test: What they are tested on.
         published: Name of the published block that may stand under its table, None for none.
         options: Options of `benco train` and `benco test` that hold for every model, over each
@@ -137,7 +135,7 @@ class Protocol(Strict):
     title: str
     sources: list[str] = Field(default_factory=list)
     notes: str = ""
-    train: Training
+    train: Training | None = None
     test: Testing
     published: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
@@ -152,7 +150,7 @@ class Protocol(Strict):
 
     def set_names(self) -> list[str]:
         """Return every set that it names, each once, training sets first."""
-        uses = [*self.train.sets, *self.test.sets]
+        uses = [*(self.train.sets if self.train else ()), *self.test.sets]
         return list(dict.fromkeys(use.set for use in uses))
 
 
@@ -194,7 +192,8 @@ def load_protocol(name: str) -> Protocol:
 
 def _refuse_doubled(file: Path, protocol: Protocol) -> None:
     """Refuse what stands twice: rows of one test set, or draws of one list, not told apart."""
-    trained = [f"{use.set} ({use.authentic})" for use in protocol.train.sets]
+    uses = protocol.train.sets if protocol.train else []
+    trained = [f"{use.set} ({use.authentic})" for use in uses]
     tested = [use.set for use in protocol.test.sets]
     labels = [row.label for row in protocol.rows]
     for where, names in (("train.sets", trained), ("test.sets", tested), ("rows", labels)):

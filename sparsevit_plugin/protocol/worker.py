@@ -102,7 +102,7 @@ def read_order(path: Path) -> Order:
     """Read what `write_order` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
     request = content["request"]
-    for name in ("models", "seeds", "imports"):
+    for name in ("models", "seeds", "imports", "perturbations"):
         request[name] = tuple(request[name])
     return Order(**{**content, "request": Request(**request)})
 

@@ -10,6 +10,7 @@ rows take a fraction of a second, and no string is compared or copied.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,8 @@ from sparsevit_plugin.results.conventions import (
     UNPERTURBED,
     Metric,
 )
+
+Counts: TypeAlias = NDArray[np.floating] | NDArray[np.integer]
 
 GROUP = ["manifest_id", "dataset"]
 _COUNTS = ["tp", "fp", "fn", "tn"]
@@ -310,11 +313,7 @@ def _pooled(rows: pd.DataFrame, conventions: Conventions, codes: Codes) -> pd.Da
 
 
 def pooled_value(
-    column: str,
-    tp: NDArray[np.float64],
-    fp: NDArray[np.float64],
-    fn: NDArray[np.float64],
-    tn: NDArray[np.float64],
+    column: str, tp: Counts, fp: Counts, fn: Counts, tn: Counts
 ) -> NDArray[np.float64]:
     """Return a figure from counts of pixels, NaN where it is undefined.
 

@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from numpy.typing import NDArray
 
@@ -38,11 +39,13 @@ FORMATS: Final = ("pdf", "png")
 
 _MOST_IN_A_ROW: Final = 4
 _PANEL_HEIGHT: Final = 1.75  # inches, with its title, ticks and axis
-_TOP: Final = 0.3  # for a row of the legend
+_TOP: Final = 0.25  # for a row of the legend
+_AXIS_NAME: Final = 0.17
 _LINE_HEIGHT: Final = 0.105  # of the text below
 _SMALL: Final = 6.0  # points
 _SIGNS_PER_INCH: Final = 23.0  # of that text, on average
 _LEGEND_SIGNS_PER_INCH: Final = 11.0  # of the legend's, a marker and gaps apart
+_GAP: Final = 1.4  # between "none" and the mildest strength, in steps
 _DODGE: Final = 0.5  # of the space between names, over which the models spread
 _BAND_ALPHA: Final = 0.15
 _MOST_LEVEL_LABELS: Final = 7  # longer names than that are turned
@@ -99,9 +102,8 @@ def robustness_plot(curves: Curves, kind: str, metric: str | None = None) -> Fig
         for panel, name in zip(panels, sets, strict=True):
             of_set = frame[frame["set"] == name]
             _draw_panel(panel, of_set, models, axis)
-            panel.set_title(f"{name} ({_counts(of_set)})", fontsize=7)
-        figure.supylabel(_value_title(curves, metric), fontsize=8)
-        figure.supxlabel(known.axis, fontsize=8)
+            panel.set_title(f"{name}\n{_counts(of_set)}", fontsize=7)
+        _name_axes(figure, _value_title(curves, metric), known.axis)
         _legend(figure, panels, models)
     return figure
 
@@ -125,7 +127,8 @@ class _Axis:
         self.names = dict(zip(order, names, strict=True))
         step = float(np.median(np.abs(np.diff(numbers)))) if len(numbers) > 1 else 1.0
         self.is_reversed = known.numeric and known.falls
-        first = numbers[0] + (step if self.is_reversed else -step)
+        gap = step * (_GAP if known.numeric else 1.0)
+        first = numbers[0] + (gap if self.is_reversed else -gap)
         self.none = float(first)
         self.places[UNPERTURBED] = self.none
         self.names[UNPERTURBED] = UNPERTURBED
@@ -177,9 +180,11 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, models: Sequence[str], axis: _A
         points = frame[frame["model"] == model]
         x = np.array([axis.places[text] for text in points["perturbation"]])
         order = np.argsort(-x if axis.is_reversed else x)
-        ends = (points[name].to_numpy(np.float64)[order] for name in ("mean", "low", "high"))
+        mean, low, high = (
+            points[name].to_numpy(np.float64)[order] for name in ("mean", "low", "high")
+        )
         style = {"color": _COLOURS[number], "marker": _MARKERS[number], "label": model}
-        line = _Line(x[order], *ends, style)
+        line = _Line(x[order], mean, low, high, style)
         if axis.known.numeric:
             _draw_curve(axes, line, axis.none)
         else:
@@ -217,7 +222,7 @@ def _counts(frame: pd.DataFrame) -> str:
     """Say how many images and photographs stand behind a panel."""
     images = _span(frame["images"], "image")
     known = frame[(frame["unit"] != IMAGES) & (frame["photographs"] > 0)]
-    return images if known.empty else f"{images}, {_span(known['photographs'], 'photograph')}"
+    return images if known.empty else f"{images} of {_span(known['photographs'], 'photograph')}"
 
 
 def _span(values: pd.Series, word: str) -> str:
@@ -234,13 +239,13 @@ def _canvas(sets: Sequence[str], models: Sequence[str], text: str) -> tuple[Figu
     rows = math.ceil(len(sets) / columns)
     width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
     lines = textwrap.wrap(text, int(width * _SIGNS_PER_INCH))
-    below = _LINE_HEIGHT * (len(lines) + 1)
+    below = _LINE_HEIGHT * (len(lines) + 1) + _AXIS_NAME
     above = _TOP * math.ceil(len(models) / _legend_columns(models, width))
     height = _PANEL_HEIGHT * rows + 0.25 + above + below
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=200)
-    FigureCanvasAgg(figure)
     rect = (0.0, below / height, 1.0, 1.0 - (above + below) / height)
-    figure.get_layout_engine().set(rect=rect)  # type: ignore[union-attr]
+    layout = ConstrainedLayoutEngine(rect=rect)
+    figure = Figure(figsize=(width, height), layout=layout, dpi=200)
+    FigureCanvasAgg(figure)
     figure.text(0.01, 0.4 * _LINE_HEIGHT / height, "\n".join(lines), fontsize=_SMALL, va="bottom")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     panels = list(grid.ravel())
@@ -264,6 +269,14 @@ def _legend(figure: Figure, panels: Sequence[Axes], models: Sequence[str]) -> No
         frameon=False,
         borderaxespad=0.2,
     )
+
+
+def _name_axes(figure: Figure, vertical: str, horizontal: str) -> None:
+    """Name the axes of all panels once, beside and below the space that the panels have."""
+    _, low, _, height = figure.get_layout_engine().get()["rect"]  # type: ignore[union-attr]
+    figure.supylabel(vertical, fontsize=8, y=low + height / 2)
+    # Below the panels' space: a name within it would be drawn over their ticks.
+    figure.supxlabel(horizontal, fontsize=8, y=low, va="top")
 
 
 def _value_title(curves: Curves, metric: str) -> str:

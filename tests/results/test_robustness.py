@@ -231,8 +231,8 @@ def test_a_figure_has_a_panel_per_set_and_a_line_per_model():
     figure = robustness_plot(curves, "jpeg")
     panels = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in panels] == [
-        "First (4 images, 2 photographs)",
-        "Second (4 images, 2 photographs)",
+        "First\n4 images of 2 photographs",
+        "Second\n4 images of 2 photographs",
     ]
     labels = [text.get_text() for text in panels[0].get_xticklabels()]
     assert sorted(labels) == ["50", "90", "none"]
