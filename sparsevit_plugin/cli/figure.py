@@ -1,6 +1,7 @@
 """`benco figure`: images, masks and each model's map, laid out for a paper."""
 
 import argparse
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ _OPTIONS = {
     "device and speed": ("device", "precision", "matmul"),
 }
 _COUNT = 6
+_NAMED = 20  # so many images that were passed over get a line each
 
 _EPILOG = """\
 A model is NAME@PATH or LABEL=NAME@PATH: PATH is a weights file, the folder of a run, or a folder of
@@ -275,10 +277,16 @@ def _lines(rows: "list[Row]", labels: Sequence[str]) -> Iterator[dict[str, objec
 
 
 def _tell(rows: "list[Row]", labels: Sequence[str], choice: "Choice") -> None:
-    for bad in choice.bad:
+    for bad in choice.bad[:_NAMED]:
         print(f"passed over {bad.path}: {bad.reason}")
+    if len(choice.bad) > _NAMED:
+        print(f"passed over {len(choice.bad) - _NAMED} more")
     for row in rows:
-        words = [f"{label} {row.f1(model):.3f}" for model, label in enumerate(labels)]
+        words = [f"{label} {_f1_words(row.f1(model))}" for model, label in enumerate(labels)]
         scores = f"  F1: {', '.join(words)}" if row.mask is not None else ""
         value = f"  disagreement {row.disagreement:.4f}" if len(labels) > 1 else ""
         print(f"{row.candidate.name}{value}{scores}")
+
+
+def _f1_words(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}"
