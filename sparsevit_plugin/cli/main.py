@@ -46,6 +46,7 @@ VERBS = {
         "test a checkpoint on image sets and store a row per image", "test", own_parser=True
     ),
     "predict": Verb("predict where photographs were tampered with", "predict"),
+    "app": Verb("serve a page that shows where a photograph was tampered with", "app"),
     "attention": Verb("draw what a token attends to in each sparse block", "attention"),
     "figure": Verb("lay out images, masks and models' maps for a paper", "figure"),
     "explain": Verb(

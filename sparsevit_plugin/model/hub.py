@@ -118,7 +118,7 @@ class HubModel(PyTorchModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write weights and configuration, each whole or not at all."""
         config = _config(self)
-        save_safetensors(self, save_directory / WEIGHTS, config.to_metadata())  # type: ignore[arg-type]
+        save_safetensors(self, save_directory / WEIGHTS, config.to_metadata())
         config.write(save_directory)
 
 
