@@ -49,7 +49,7 @@ def python(tmp_path_factory) -> Path:
     (folder / "kept.txt").write_text("\n".join(kept))
     words = ("pip", "install", "--quiet", "--python", found, "-c", folder / "kept.txt")
     try:
-        run(sys.executable, "-m", "uv", *words, "gradio>=5.40,<7")
+        run(sys.executable, "-m", "uv", *words, "gradio>=6.31,<7")
     except (AssertionError, subprocess.TimeoutExpired) as error:
         pytest.skip(f"Gradio cannot be installed: {str(error).strip().splitlines()[-1]}")
     return found
