@@ -74,10 +74,11 @@ class Chart:
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark of an axis: its place in the drawing and its text."""
+    """A mark of an axis: its place in the drawing, its text, and which end of it stands there."""
 
     place: float
     text: str
+    anchor: str = "middle"
 
 
 @dataclass(frozen=True)
@@ -175,14 +176,16 @@ def _number(value: float) -> str:
 
 
 def _without_overlaps(ticks: Sequence[Tick]) -> list[Tick]:
-    """Leave out the texts, not the marks, that would stand on the one before."""
+    """Keep texts inside the drawing, and leave those out that would stand on the one before."""
     kept: list[Tick] = []
     end = -math.inf
     for tick in ticks:
-        half = len(tick.text) * _DIGIT / 2
-        shown = tick.place - half >= end + (_ROOM if kept else 0)
-        kept.append(tick if shown else Tick(tick.place, ""))
-        end = tick.place + half if shown else end
+        length = len(tick.text) * _DIGIT
+        anchor = "end" if tick.place + length / 2 > WIDTH else "middle"
+        start = tick.place - (length if anchor == "end" else length / 2)
+        shown = start >= end + (_ROOM if kept else 0)
+        kept.append(Tick(tick.place, tick.text if shown else "", anchor))
+        end = start + length if shown else end
     return kept
 
 

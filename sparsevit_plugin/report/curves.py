@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import pandas as pd
@@ -12,7 +12,7 @@ from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
 from sparsevit_plugin.results.robustness import KINDS, Curves, Kind
 
 _BANDED: Final = 4
-"""Bands of more models than this cover each other, so they are in the table alone."""
+"""Bands of more models than this cover each other, so they stand in the table alone."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,6 @@ def _charts(
     part: pd.DataFrame, kinds: Iterable[str], metric: str, styles: dict[str, int]
 ) -> Iterable[Chart]:
     """Yield a chart for each kind of which a set has points."""
-    banded = len(styles) <= _BANDED
     for kind in kinds:
         own = part[part["kind"].isin([UNPERTURBED, kind])]
         ladder = list(dict.fromkeys(own["perturbation"]))
@@ -115,12 +114,14 @@ def _charts(
                     tuple(float(place) for place in range(len(ladder))),
                     tuple(p.mean for p in points),
                     styles[label],
-                    tuple(p.low for p in points) if banded else (),
-                    tuple(p.high for p in points) if banded else (),
+                    tuple(p.low for p in points),
+                    tuple(p.high for p in points),
                 )
             )
             (first, one), (last, other) = shown[0], shown[-1]
             words.append(f"{label}: {one.mean:.3f} at {first}, {other.mean:.3f} at {last}")
+        if len(series) > _BANDED:
+            series = [replace(one, low=(), high=()) for one in series]
         if series:
             about = KINDS.get(kind, Kind(kind, "strength"))
             ticks = [(float(n), name.partition(":")[2] or name) for n, name in enumerate(ladder)]

@@ -73,6 +73,7 @@ class Picture:
         height: In pixels.
         alt: What it shows, in words.
         caption: Below it.
+        size: Of the file, in bytes.
     """
 
     address: str
@@ -80,6 +81,7 @@ class Picture:
     height: int
     alt: str
     caption: str
+    size: int
 
 
 @dataclass(frozen=True)
@@ -572,8 +574,7 @@ def _encode(drafts: Sequence[_Draft], notes: Sequence[str]) -> Pictures:
     for side in SIDES:
         galleries = tuple(_gallery(draft, side) for draft in drafts)
         pictures = [p for g in galleries for e in g.examples for p in e.pictures]
-        # Base 64 writes three bytes as four letters.
-        size = sum(len(picture.address) * 3 // 4 for picture in pictures)
+        size = sum(picture.size for picture in pictures)
         if size <= BUDGET:
             return Pictures(galleries, tuple(notes), side if pictures else 0, size)
     raise UserError(
@@ -647,5 +648,6 @@ def _as_picture(
 ) -> Picture:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
-    text = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(f"data:image/{kind.lower()};base64,{text}", *image.size, alt, caption)
+    content = buffer.getvalue()
+    address = f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode('ascii')}"
+    return Picture(address, *image.size, alt, caption, len(content))

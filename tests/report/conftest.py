@@ -18,7 +18,7 @@ TAMPERED, AUTHENTIC = 6, 2
 
 
 @dataclass
-class Tested:
+class FinishedRun:
     """Two tested sets: `data` holds them, `run` the results and the weights."""
 
     data: Path
@@ -63,7 +63,7 @@ def write_log(run: Path, epochs: int = 3, steps: int = 4) -> None:
 
 
 @pytest.fixture(scope="session")
-def tested(tmp_path_factory) -> Tested:
+def tested(tmp_path_factory) -> FinishedRun:
     """A SparseViT_tiny tested on two sets, one of them under two perturbations too."""
     folder = tmp_path_factory.mktemp("tested")
     data, run = folder / "data", folder / "runs" / "a"
@@ -87,7 +87,7 @@ def tested(tmp_path_factory) -> Tested:
                  str(folder / "runs" / "b"), *shared]) == 0  # fmt: skip
     use_kernels(Kernels())
     write_log(run)
-    return Tested(data, run)
+    return FinishedRun(data, run)
 
 
 @pytest.fixture(scope="session")
