@@ -41,7 +41,7 @@ PAGE_WIDTH: Final = 6.9
 
 _HEIGHT: Final = 2.9
 _DPI: Final = 200  # of PNG alone
-_STYLE: Final = {
+STYLE: Final = {
     "font.size": 8,
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
@@ -57,11 +57,11 @@ _STYLE: Final = {
     "svg.fonttype": "path",
     "svg.hashsalt": "sparsevit-plugin",
 }
-_COLOURS: Final = (
+COLOURS: Final = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7"),
     *("#E69F00", "#56B4E9", "#000000", "#8B6F00"),
 )
-_MARKERS: Final = "osD^vP*X"
+MARKERS: Final = "osD^vP*X"
 _GUIDE: Final = "#777777"
 _LABEL_SIZE: Final = 6.5
 _STEP: Final = 3.0  # between places that a label tries, in points
@@ -71,8 +71,8 @@ _ROOM: Final = 2.5  # between the costs and the edges of the axes, as a factor
 _MOST_FINE_TICKS: Final = 1.7  # decades
 _NEAR: Final = 2  # rings; a label further off gets a line to its point
 _KINDS: Final[dict[str, dict[str, Any]]] = {
-    "measured": {"marker": "o", "color": _COLOURS[0], "s": 20},
-    "published": {"marker": "D", "facecolors": "none", "edgecolors": _COLOURS[1], "s": 18},
+    "measured": {"marker": "o", "color": COLOURS[0], "s": 20},
+    "published": {"marker": "D", "facecolors": "none", "edgecolors": COLOURS[1], "s": 18},
 }
 
 
@@ -137,7 +137,7 @@ def write_figure(figure: Figure, path: str | PathLike[str], *, dpi: int = _DPI) 
     kind = plot_format(path)
     undated: dict[str, Any] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
     metadata = undated.get(kind, {"Date": None})
-    with mpl.rc_context(_STYLE), atomic_path(path) as temporary:
+    with mpl.rc_context(STYLE), atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
 
 
@@ -158,7 +158,7 @@ def score_plot(points: Sequence[Point], score: str) -> Figure:
     drawn = {name: [p for p in points if _is_drawable(getattr(p, name), p)] for name in axes_of}
     if not any(drawn.values()):
         raise UserError("no model has both a score and a cost: nothing to plot")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, panels = _panels(2, sharey=True)
         for panel, (name, (words, scale)) in zip(panels, axes_of.items(), strict=True):
             _score_panel(panel, drawn[name], name, scale)
@@ -290,7 +290,7 @@ def side_plot(curves: Sequence[Curve]) -> Figure:
     sides = {side for c in curves for name in present for side in _known(getattr(c, name))}
     if len(sides) == 1:
         raise UserError("costs at one side only: give several, as --image-size 256,512,1024")
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, panels = _panels(len(present))
         for panel, name in zip(panels, present, strict=True):
             words, scale = kinds[name]
@@ -312,8 +312,8 @@ def _side_panel(axes: Axes, curves: Sequence[tuple[str, Mapping[int, float]]]) -
             axes.plot(
                 list(values),
                 list(values.values()),
-                color=_COLOURS[number],
-                marker=_MARKERS[number],
+                color=COLOURS[number],
+                marker=MARKERS[number],
                 markersize=3.5,
                 linewidth=1.1,
                 label=label,

@@ -25,12 +25,12 @@ from numpy.typing import NDArray
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
 from sparsevit_plugin.results.cost_plots import (
-    _COLOURS,
-    _MARKERS,
-    _STYLE,
+    COLOURS,
     COLUMN_WIDTH,
+    MARKERS,
     MOST_CURVES,
     PAGE_WIDTH,
+    STYLE,
     write_figure,
 )
 from sparsevit_plugin.results.robustness import IMAGES, KINDS, Curves, Kind
@@ -96,7 +96,7 @@ def robustness_plot(curves: Curves, kind: str, metric: str | None = None) -> Fig
     known = KINDS.get(kind) or Kind(kind, kind, numeric=False)
     sets = list(dict.fromkeys(frame["set"]))
     text = [f"{known.title}. {curves.short[metric]}", *curves.remarks]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, panels = _canvas(sets, models, " ".join(text))
         axis = _Axis(frame[frame["kind"] == kind]["perturbation"], known)
         for panel, name in zip(panels, sets, strict=True):
@@ -183,7 +183,7 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, models: Sequence[str], axis: _A
         mean, low, high = (
             points[name].to_numpy(np.float64)[order] for name in ("mean", "low", "high")
         )
-        style = {"color": _COLOURS[number], "marker": _MARKERS[number], "label": model}
+        style = {"color": COLOURS[number], "marker": MARKERS[number], "label": model}
         line = _Line(x[order], mean, low, high, style)
         if axis.known.numeric:
             _draw_curve(axes, line, axis.none)

@@ -6,10 +6,8 @@ import pandas as pd
 
 from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
 from sparsevit_plugin.results.latex import escape
-from sparsevit_plugin.results.layout import number
+from sparsevit_plugin.results.layout import MISSING, number
 from sparsevit_plugin.results.robustness import KINDS, Curves
-
-_MISSING = "-"
 
 
 def grid(curves: Curves, kind: str, metric: str, digits: int = 3) -> list[list[str]]:
@@ -60,10 +58,10 @@ def _wide(curves: Curves, kind: str, metric: str) -> tuple[pd.DataFrame, list[st
 
 def _lines(wide: pd.DataFrame, digits: int) -> Iterator[tuple[list[str], list[str]]]:
     """Yield set and model, and the cells; a set's name stands in its first row only."""
-    before = None
-    for (name, model), values in wide.iterrows():  # type: ignore[misc] - the index has two levels
-        cells = [_MISSING if pd.isna(value) else number(value, digits) for value in values]
-        yield [str(name) if name != before else "", str(model)], cells
+    before = ""
+    names, models = (wide.index.get_level_values(level).astype(str) for level in (0, 1))
+    for name, model, values in zip(names, models, wide.to_numpy(), strict=True):
+        yield [name if name != before else "", model], [number(v, digits) for v in values]
         before = name
 
 
@@ -89,7 +87,7 @@ def _table(curves: Curves, kind: str, metric: str, digits: int) -> Iterator[str]
     for labels, cells in _lines(wide, digits):
         if labels[0]:
             yield r"\midrule"
-        yield _row([*labels, *(cell if cell != _MISSING else "--" for cell in cells)])
+        yield _row([*labels, *("--" if cell == MISSING else cell for cell in cells)])
     yield r"\bottomrule"
     yield r"\end{tabular}"
     yield r"\end{table}"

@@ -52,6 +52,12 @@ def test_noise_has_the_variance_and_is_drawn_from_seed_and_image():
     assert (other != noise + 128).any()
 
 
+def test_an_image_has_the_same_noise_at_every_strength():
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    weak, strong = (perturbed(f"noise:{v}", grey).astype(np.float64) - 128 for v in (100, 400))
+    assert np.abs(strong - 2 * weak).max() <= 3  # rounding
+
+
 @pytest.mark.parametrize(("percent", "size"), [(50, (110, 96)), (78, (172, 149)), (1, (2, 2))])
 def test_resize_shrinks_and_enlarges_again(percent, size):
     small = cv2.resize(PHOTO, size, interpolation=cv2.INTER_AREA)
