@@ -42,8 +42,8 @@ def attention_figure(
 ) -> Canvas:
     """Draw, block by block, what a token attends to as trained and densely.
 
-    A panel's colours go from zero to its own largest weight. Tokens outside the token's group are
-    faded to white.
+    A panel's colours go from zero to the largest weight that it shows. Tokens outside the token's
+    group are faded to white; those of padding are not drawn, and the caption tells their weight.
 
     Args:
         fed: The photograph.
@@ -60,7 +60,9 @@ def attention_figure(
     pairs = min(pairs, len(sparse))
     panel = (width - 2 * _MARGIN - (pairs - 1) * _BETWEEN - pairs * _GAP) / (2 * pairs)
     height = panel * min(fed.size[0] / fed.size[1], _TALLEST)
-    row = _TITLE + height + _CAPTION + _ROW_GAP
+    # With padding a second line says how much weight is on it.
+    lines = 1 if fed.shape == fed.fed_size else 2
+    row = _TITLE + height + lines * _CAPTION + _ROW_GAP
     rows = -(-len(sparse) // pairs)
     header = height + _CAPTION + _HEADER_ROOM
     canvas = Canvas(width, 2 * _MARGIN + header + rows * row)
@@ -79,18 +81,31 @@ def attention_figure(
             axes = canvas.picture(*box, pixels)
             _outline(axes, fed, one, pixels.shape[:2])
             kind = "dense" if one is full else "sparse"
-            caption = canvas.words(
-                box[0] + panel / 2,
-                top + _TITLE + height + _CAPTION / 2,
-                f"{kind}: {_tokens(int(one.attended.sum()))}, max {weights.max():.2g}",
-                6,
-            )
-            canvas.squeeze(caption, panel - 0.02)
+            below = top + _TITLE + height + _CAPTION / 2
+            for line, words in enumerate(_captions(fed, one, weights, kind)[:lines]):
+                place = (box[0] + panel / 2, below + 0.7 * line * _CAPTION)
+                canvas.squeeze(canvas.words(*place, words, 6), panel - 0.02)
     return canvas
 
 
-def _tokens(count: int) -> str:
-    return "1 token" if count == 1 else f"{count} tokens"
+def _captions(
+    fed: Fed, one: BlockAttention, weights: NDArray[np.float32], kind: str
+) -> tuple[str, str]:
+    """Return the line under a panel, and one on what lies outside the photograph."""
+    count = int(one.attended.sum())
+    drawn = _drawn(fed, one, weights)
+    elsewhere = max(0.0, 1 - float(drawn.sum()))
+    return (
+        f"{kind}: {count} token{'s' * (count > 1)}, max {drawn.max():.2g}",
+        f"{elsewhere:.0%} of the weight on padding",
+    )
+
+
+def _drawn(fed: Fed, one: BlockAttention, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the weights of the tokens that show some of the photograph."""
+    patch = patch_side(one.place.stage)
+    rows, columns = (-(-side // patch) for side in fed.shape)
+    return weights[:rows, :columns]
 
 
 def _panel(
@@ -99,7 +114,8 @@ def _panel(
     """Colour a photograph by weights, and fade what is not attended to."""
     size = (photograph.shape[0], photograph.shape[1])
     patch = patch_side(one.place.stage)
-    share = fed.on_picture(weights / weights.max(), patch, size)
+    largest = float(_drawn(fed, one, weights).max()) or 1.0
+    share = fed.on_picture(weights / largest, patch, size)
     inside = fed.on_picture(one.attended, patch, size)[:, :, None]
     brightness = grey(photograph)[:, :, None]
     colours = mpl.colormaps[_COLOURS](share)[:, :, :3] * 255
