@@ -197,8 +197,8 @@ def declared() -> set[str]:
     """Return the import names of what setup.cfg requires, and of its extras for users."""
     parts = setup_cfg()
     extras = parts["options.extras_require"]
-    texts = (parts["options"]["install_requires"], extras["openvino"], extras["onnxruntime"])
-    lines = "\n".join(texts).split("\n")
+    of_extras = [extras[name] for name in ("app", "openvino", "onnxruntime")]
+    lines = "\n".join([parts["options"]["install_requires"], *of_extras]).split("\n")
     names = {line.split(">")[0].split("=")[0].split("<")[0].strip() for line in lines} - {""}
     return {IMPORT_NAMES.get(name, name) for name in names}
 
@@ -227,13 +227,14 @@ def test_every_package_folder_is_in_setup_cfg():
 
 
 @pytest.mark.system
+@pytest.mark.parametrize("extra", [[], ["--extra", "app"]])
 @pytest.mark.parametrize("version", ["3.10", "3.12"])
-def test_the_requirements_resolve(version: str):
+def test_the_requirements_resolve(version: str, extra: list[str]):
     """A resolver finds versions of everything for this Python; nothing is installed or run."""
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
-    words = ["pip", "compile", "--quiet", "--no-header", "--python-version", version, "setup.cfg"]
+    words = ["pip", "compile", "--quiet", "--no-header", "--python-version", version]
     answer = subprocess.run(
-        [uv, *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+        [uv, *words, *extra, "setup.cfg"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
     )
     unreachable = ("error sending request", "Failed to fetch", "Could not connect", "dns error")
     if answer.returncode and any(sign in answer.stderr for sign in unreachable):

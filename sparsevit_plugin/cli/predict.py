@@ -1,6 +1,7 @@
 """`benco predict`: maps of photographs that have no mask."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ PASSED_OVER = 1
 """The exit code when a file could not be read."""
 
 _FEW = 20  # so many photographs get a line each
+_NAMED = 5  # so many files of other formats are named
 _PICTURES = ("map", "mask", "overlay")  # as prediction_files.PICTURES, whose import is slow
 _OPTIONS = {
     "model": ("model", "imports", "if_predict_label", "no_model_eval"),
@@ -108,7 +110,9 @@ def run(args: argparse.Namespace) -> int:
             facts=localiser.facts(),
             overwrite=args.overwrite,
         )
-        return _predict(localiser, folder, photos)
+        code = _predict(localiser, folder, photos)
+    _tell_foreign(args.photographs)
+    return code
 
 
 def _pictures(text: str) -> tuple[str, ...]:
@@ -158,14 +162,34 @@ def _write(
     return []
 
 
+def _tell_foreign(words: Sequence[str]) -> None:
+    """Name photographs of formats that are not read: a phone's, a camera's raw ones."""
+    from sparsevit_plugin.harness.photo_paths import foreign_photographs
+
+    found = foreign_photographs(words)
+    if found:
+        named = ", ".join(_on_one_line(path.name) for path in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        print(f"not taken, of other formats: {named}{more}; convert them, or name a file to try it")
+
+
+def _on_one_line(name: str) -> str:
+    """Return a file's name with what would break a line or a terminal escaped."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in name)
+
+
 def _tell(out: Path, done: list[dict[str, Any]], before: int, bad: list[tuple[Path, str]]) -> None:
+    from rich.cells import cell_len
+
     if len(done) <= _FEW:
-        width = max((len(record["name"]) for record in done), default=0)
-        for record in done:
+        names = [_on_one_line(record["name"]) for record in done]
+        width = max(map(cell_len, names), default=0)
+        for name, record in zip(names, done, strict=True):
             area = f"{record['tampered_area']:7.2%} tampered"
-            print(f"{record['name']:{width}}  score {record['score']:.4f}  {area}")
+            space = " " * (width - cell_len(name))
+            print(f"{name}{space}  score {record['score']:.4f}  {area}")
     for path, reason in bad:
-        print(f"passed over {path}: {reason}")
+        print(f"passed over {_on_one_line(str(path))}: {reason}")
     finished = f", {before} of them finished before" if before else ""
     noun = "photograph" if len(done) == 1 else "photographs"
     print(f"{len(done)} {noun}{finished}; {len(bad)} passed over")

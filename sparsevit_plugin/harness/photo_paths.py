@@ -10,6 +10,13 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.predict import Photo
 from sparsevit_plugin.harness.sources import IMAGE_EXTENSIONS
 
+_FOREIGN = frozenset(
+    f".{extension}"
+    for extension in (
+        *("arw", "avif", "cr2", "cr3", "dng", "heic", "heif", "jxl", "nef", "orf", "raf", "rw2"),
+    )
+)
+
 
 def find_photographs(words: Sequence[str], leave_out: Path | None = None) -> list[Photo]:
     """Find photographs.
@@ -39,6 +46,22 @@ def find_photographs(words: Sequence[str], leave_out: Path | None = None) -> lis
             files.setdefault(os.path.abspath(path), path)  # noqa: PTH100 (links keep their names)
     root = words[0] if len(words) == 1 and Path(words[0]).is_dir() else _common_folder(list(files))
     return _named(files, os.path.abspath(root))  # noqa: PTH100
+
+
+def foreign_photographs(words: Sequence[str]) -> list[Path]:
+    """Return the photographs below the named folders whose formats are not read.
+
+    A folder stands for files of the formats that Pillow reads everywhere; one of another format can
+    still be named itself.
+    """
+    folders = [Path(word) for word in words if Path(word).is_dir()]
+    found = {
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _FOREIGN and path.is_file() and not path.name.startswith(".")
+    }
+    return sorted(found)
 
 
 def _of_word(word: str, leave_out: Path | None) -> list[Path]:

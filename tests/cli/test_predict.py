@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.cells import cell_len
 
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.harness import prediction_files
 from sparsevit_plugin.harness.option_table import BY_NAME
 from sparsevit_plugin.harness.predict import Localiser, Prediction
-from sparsevit_plugin.harness.prediction_files import COLUMNS, map_picture, overlay
+from sparsevit_plugin.harness.prediction_files import COLUMNS, held, map_picture, overlay
 from sparsevit_plugin.results.store import load
 from tests.harness.helpers import save_tiny
 
@@ -281,3 +282,38 @@ def test_an_overlay_colours_what_is_tampered_and_leaves_the_rest():
     assert (drawn[30, 45] != 100).any()
     assert drawn[30, 45, 0] > drawn[30, 45, 1]
     assert (drawn[20, 40] > 200).all()  # the outline
+
+
+def test_two_runs_do_not_write_one_folder(photos, checkpoint, tmp_path, capsys):
+    out = tmp_path / "out"
+    with held(out):
+        assert run(checkpoint, out, photos) == 2
+    assert "another benco predict writes there" in capsys.readouterr().err
+    assert not (out / "settings.json").exists()
+    assert run(checkpoint, out, photos) == 0
+
+
+def test_names_are_shown_on_one_line_and_in_columns(checkpoint, tmp_path, make_photo, capsys):
+    names = ["照片 🏖", "two\nlines", "100% [1] 'x'"]
+    for seed, name in enumerate(names):
+        make_photo(tmp_path / f"p/{name}.png", (40, 40), seed)
+    assert run(checkpoint, tmp_path / "out", tmp_path / "p") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  score")[0].rstrip() for line in lines[:3]] == [
+        "100% [1] 'x'",
+        "two\\nlines",
+        "照片 🏖",
+    ]
+    starts = [cell_len(line.split("score")[0]) for line in lines[:3]]
+    assert len(set(starts)) == 1
+    assert {row["name"] for row in table(tmp_path / "out")} == set(names)
+
+
+def test_photographs_of_other_formats_are_named(photos, checkpoint, tmp_path, capsys):
+    (photos / "sub").mkdir()
+    (photos / "sub/phone.HEIC").write_bytes(b"heic")
+    Image.new("RGB", (40, 40)).save(photos / "a.webp")
+    assert run(checkpoint, tmp_path / "out", photos) == 0
+    text = capsys.readouterr().out
+    assert "not taken, of other formats: phone.HEIC; convert them, or name a file" in text
+    assert "4 photographs; 0 passed over" in text

@@ -1,13 +1,16 @@
 """Model folders: written, read again by every door, and refused with one line."""
 
+import copy
 import inspect
 import json
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from IMDLBenCo.registry import MODELS
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -20,7 +23,7 @@ from sparsevit_plugin.model.sparsevit import SparseViT, SparseViT_small, SparseV
 from sparsevit_plugin.registration import get_model_class
 from sparsevit_plugin.results.store import load as load_results
 from tests.conftest import photo_array
-from tests.harness.helpers import run_train, same_weights, save_tiny
+from tests.harness.helpers import register_plain_convolution, run_train, same_weights, save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +209,23 @@ def test_demo_weights_are_called_a_demo(checkpoint, tmp_path):
     text = (tmp_path / "out/README.md").read_text()
     assert "A demo, not a detector" in text
     assert "No licence was stated" in text
+
+
+def test_any_registered_model_is_saved_and_loaded(tmp_path):
+    register_plain_convolution()
+    model = MODELS.get("PlainConvolution")(spoil=0.0).eval()
+    save_file(model.state_dict(), tmp_path / "plain.safetensors")
+    words = {"model": "PlainConvolution", "image_size": 32, "fit": "pad", "device": "cpu"}
+    facts = hub.save_checkpoint(tmp_path / "plain.safetensors", tmp_path / "out", **words)
+    assert facts.config.options["fit"] == "pad"
+    assert same_maps(hub.load(tmp_path / "out"), model)
+    assert Localiser(tmp_path / "out", device="cpu").settings()["fit"] == "pad"
+    with pytest.raises(UserError, match="has no argument spoil; it is PlainConvolution"):
+        SparseViT_tiny.from_pretrained(tmp_path / "out")
+
+
+def test_copies_and_pickles_of_a_model_are_whole(folder):
+    model = SparseViT_tiny.from_pretrained(folder)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert same_maps(model, other)
+        assert other._hub_mixin_config == model._hub_mixin_config
