@@ -117,9 +117,9 @@ def share_training(args: argparse.Namespace, row: Row) -> None:
         return
     for other in ABLATIONS:
         source = ProtocolFolder(args.runs / other)
-        for record in source.training_records(train.key):
+        for name, record in source.training_records(train.key).items():
             if train.prints.same(record):
-                copy_training(source, folder, record["identity"])
+                copy_training(source.train_folder(name), folder.train_folder(name))
                 return
 
 
@@ -132,15 +132,10 @@ def job_of(args: argparse.Namespace, row: Row, folder: ProtocolFolder) -> Job:
     return job
 
 
-def copy_training(source: ProtocolFolder, target: ProtocolFolder, identity: str) -> None:
+def copy_training(source: Path, target: Path) -> None:
     """Copy a finished training; its record, which says that it is finished, comes last."""
-    for path in source.path.glob(f"train/*/{RECORD}"):
-        if json.loads(path.read_text(encoding="utf-8"))["identity"] == identity:
-            to = target.train_folder(path.parent.name)
-            shutil.copytree(
-                path.parent, to, ignore=shutil.ignore_patterns(RECORD), dirs_exist_ok=True
-            )
-            shutil.copy2(path, to / RECORD)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(RECORD), dirs_exist_ok=True)
+    shutil.copy2(source / RECORD, target / RECORD)
 
 
 def keep(runs: Path, kept: Path, row: Row) -> None:

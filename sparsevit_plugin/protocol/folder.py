@@ -100,14 +100,15 @@ class ProtocolFolder:
         """Note that a training is finished; the last file of it that is written."""
         write_json_atomic(self.train_folder(cell) / RECORD, dict(record))
 
-    def training_records(self, key: str) -> list[dict[str, Any]]:
-        """Return the records of all finished trainings with a key.
+    def training_records(self, key: str) -> dict[str, dict[str, Any]]:
+        """Return the records of all finished trainings with a key by their folders' names.
 
         Raises:
             UserError: A record is damaged.
         """
-        records = [_read_json(path) for path in sorted(self.path.glob(f"train/*/{RECORD}"))]
-        return [record for record in records if record and record["key"] == key]
+        paths = sorted(self.path.glob(f"train/*/{RECORD}"))
+        records = {path.parent.name: _read_json(path) for path in paths}
+        return {name: record for name, record in records.items() if record and record["key"] == key}
 
     def finished_tests(self) -> dict[str, list[dict[str, Any]]]:
         """Return the facts of every finished test cell by its key.

@@ -315,13 +315,16 @@ class _Planner:
         key = digest(self._training(cfg))
         data = self.data(cfg)
         prints = data.joined(*(("train:", "test:") if cfg.select == "test" else ("train:",)))
-        earlier = next((r for r in self.folder.training_records(key) if prints.same(r)), None)
-        identity = earlier["identity"] if earlier else digest([key, prints.files])
-        label = earlier["label"] if earlier else row.card.name
+        identity = digest([key, prints.files])
+        folder = file_name(f"{row.label}-s{seed}-{identity[:_SHORT]}")
+        for name, record in self.folder.training_records(key).items():
+            if prints.same(record):
+                folder, identity = name, record["identity"]
+                break
         return TrainCell(
             key=key,
             identity=identity,
-            folder=file_name(f"{label}-s{seed}-{identity[:_SHORT]}"),
+            folder=folder,
             prints=prints,
             images=sum(len(source) for source in data.train.values()),
             epochs=cfg.epochs,
