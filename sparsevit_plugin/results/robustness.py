@@ -47,6 +47,9 @@ PHOTOGRAPHS: Final = "source photographs"
 IMAGES: Final = "images"
 MIXED: Final = "source photographs (an image whose source is unknown is its own)"
 
+BAND: Final = "Band:"
+"""Before the words that say what a band is."""
+
 _COUNTS = ("tp", "fp", "fn", "tn")
 _BATCH: Final = 1 << 22
 _MOST_NAMED: Final = 4
@@ -258,7 +261,7 @@ class _Points:
         }
         found = cls(results, {t: p for t, p in kept.items() if len(p)}, shown, sets)
         describe.refuse_conflicts(found.cells)
-        found.refuse_lonely()
+        found.refuse_lonely(stored)
         return found
 
     @property
@@ -283,13 +286,21 @@ class _Points:
         """Manifest to row label."""
         return {name: row.label for row in self.shown for name in row.manifest_ids}
 
-    def refuse_lonely(self) -> None:
+    def refuse_lonely(self, stored: pd.DataFrame) -> None:
         """Refuse to draw a curve of the photographs as they are alone."""
-        if not any(text != UNPERTURBED for text in self.parts):
+        if any(text != UNPERTURBED for text in self.parts):
+            return
+        kinds = {str(text).partition(":")[0] for text in stored["perturbation"].dropna().unique()}
+        others = ", ".join(sorted(kinds - {UNPERTURBED}))
+        if others:
             raise UserError(
-                "no perturbed rows: a curve needs some. Run benco robust PROTOCOL --models ..., or "
-                "benco test --perturbation jpeg:75"
+                f"no rows of these models, sets and perturbations together; stored are {others}: "
+                "see --ladders, --rows and --sets"
             )
+        raise UserError(
+            "no perturbed rows: a curve needs some. Run benco robust PROTOCOL --models ..., or "
+            "benco test --perturbation jpeg:75"
+        )
 
 
 def _choose_perturbations(stored: pd.DataFrame, wanted: Sequence[str] | None) -> list[str]:
@@ -557,7 +568,7 @@ def _about_bands(conventions: Conventions, frame: pd.DataFrame, drawing: _Drawin
         for unit, names in by_unit.items()
     )
     draws = f"{drawing.samples:,} draws"
-    return f"Band: {drawing.level:.0%} percentile bootstrap over {units}; {draws}."
+    return f"{BAND} {drawing.level:.0%} percentile bootstrap over {units}; {draws}."
 
 
 def _one_unit(units: pd.Series) -> str:

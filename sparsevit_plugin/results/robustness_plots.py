@@ -33,7 +33,7 @@ from sparsevit_plugin.results.cost_plots import (
     STYLE,
     write_figure,
 )
-from sparsevit_plugin.results.robustness import IMAGES, KINDS, Curves, Kind
+from sparsevit_plugin.results.robustness import BAND, IMAGES, KINDS, Curves, Kind
 
 FORMATS: Final = ("pdf", "png")
 
@@ -43,10 +43,11 @@ _TOP: Final = 0.25  # for a row of the legend
 _AXIS_NAME: Final = 0.17
 _LINE_HEIGHT: Final = 0.105  # of the text below
 _SMALL: Final = 6.0  # points
-_SIGNS_PER_INCH: Final = 23.0  # of that text, on average
+_SIGNS_PER_INCH: Final = 22.5  # of that text, on average
 _LEGEND_SIGNS_PER_INCH: Final = 11.0  # of the legend's, a marker and gaps apart
 _GAP: Final = 1.4  # between "none" and the mildest strength, in steps
-_DODGE: Final = 0.5  # of the space between names, over which the models spread
+_DODGE: Final = 0.2  # between models at one name, of the space between names
+_MOST_DODGE: Final = 0.8  # of all models together
 _BAND_ALPHA: Final = 0.15
 _MOST_LEVEL_LABELS: Final = 7  # longer names than that are turned
 
@@ -95,7 +96,10 @@ def robustness_plot(curves: Curves, kind: str, metric: str | None = None) -> Fig
         )
     known = KINDS.get(kind) or Kind(kind, kind, numeric=False)
     sets = list(dict.fromkeys(frame["set"]))
-    text = [f"{known.title}. {curves.short[metric]}", *curves.remarks]
+    short = curves.short[metric]
+    if not known.numeric:
+        short = short.replace(BAND, "Bars:", 1)
+    text = [f"{known.title}. {short}", *curves.remarks]
     with mpl.rc_context(STYLE):
         figure, panels = _canvas(sets, models, " ".join(text))
         axis = _Axis(frame[frame["kind"] == kind]["perturbation"], known)
@@ -188,7 +192,8 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, models: Sequence[str], axis: _A
         if axis.known.numeric:
             _draw_curve(axes, line, axis.none)
         else:
-            _draw_points(axes, line, _DODGE * ((number + 0.5) / len(models) - 0.5))
+            spread = min(_DODGE * len(models), _MOST_DODGE)
+            _draw_points(axes, line, spread * ((number + 0.5) / len(models) - 0.5))
 
 
 def _draw_curve(axes: Axes, line: _Line, none: float) -> None:
@@ -235,8 +240,8 @@ def _span(values: pd.Series, word: str) -> str:
 
 def _canvas(sets: Sequence[str], models: Sequence[str], text: str) -> tuple[Figure, list[Axes]]:
     """Make a figure with a panel per set, room for the legend above and the text below."""
-    columns = min(len(sets), _MOST_IN_A_ROW)
-    rows = math.ceil(len(sets) / columns)
+    rows = math.ceil(len(sets) / _MOST_IN_A_ROW)
+    columns = math.ceil(len(sets) / rows)
     width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
     lines = textwrap.wrap(text, int(width * _SIGNS_PER_INCH))
     below = _LINE_HEIGHT * (len(lines) + 1) + _AXIS_NAME

@@ -213,7 +213,7 @@ def test_rows_sets_and_perturbations_can_be_chosen():
 def test_what_cannot_be_is_said():
     with pytest.raises(UserError, match="no perturbed rows"):
         build_curves(perturbed((manifest("A"), "S", "none", photographed([0.5]))))
-    with pytest.raises(UserError, match="no perturbed rows"):
+    with pytest.raises(UserError, match="stored are jpeg, noise: see --ladders"):
         build_curves(falling("A"), perturbations=["jpeg:10"])
     with pytest.raises(UserError, match='no rows of model "C"'):
         build_curves(falling("A"), rows=["C"])
