@@ -234,7 +234,12 @@ def test_the_requirements_resolve(version: str, extra: list[str]):
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
     words = ["pip", "compile", "--quiet", "--no-header", "--python-version", version]
     answer = subprocess.run(
-        [uv, *words, *extra, "setup.cfg"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+        [uv, *words, *extra, "setup.cfg"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     unreachable = ("error sending request", "Failed to fetch", "Could not connect", "dns error")
     if answer.returncode and any(sign in answer.stderr for sign in unreachable):
