@@ -10,13 +10,12 @@ given. Every point of a set is drawn alike, so bands of two models move together
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results import describe
@@ -25,16 +24,21 @@ from sparsevit_plugin.results.aggregate import (
     cell_figures,
     choose_sets,
     codes_of,
-    image_values,
-    pooled_value,
     select_rows,
     threshold_of,
+)
+from sparsevit_plugin.results.bands import (
+    IMAGES,
+    MIXED,
+    Drawing,
+    Sampling,
+    draw_bands,
+    photograph_sums,
 )
 from sparsevit_plugin.results.columns import protocol_columns
 from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
 from sparsevit_plugin.results.rows import TableRow, choose_rows, find_rows
 from sparsevit_plugin.results.seeds import over_seeds
-from sparsevit_plugin.results.statistics import base_photographs
 from sparsevit_plugin.results.store import Results
 
 COLUMNS: Final = (
@@ -43,15 +47,9 @@ COLUMNS: Final = (
 )
 """Of the curves' frame; see `robustness_curves`."""
 
-PHOTOGRAPHS: Final = "source photographs"
-IMAGES: Final = "images"
-MIXED: Final = "source photographs (an image whose source is unknown is its own)"
-
 BAND: Final = "Band:"
 """Before the words that say what a band is."""
 
-_COUNTS = ("tp", "fp", "fn", "tn")
-_BATCH: Final = 1 << 22
 _MOST_NAMED: Final = 4
 
 
@@ -191,7 +189,7 @@ def build_curves(
     points = _Points.of(
         results, chosen, wanted=rows, sets=sets, perturbations=perturbations, protocol=protocol
     )
-    drawing = _Drawing(level, samples, seed)
+    drawing = Drawing(level, samples, seed)
     frames = [_curves_of(points, one, drawing) for one in chosen]
     frame = pd.concat(frames, ignore_index=True)
     return Curves(
@@ -201,15 +199,6 @@ def build_curves(
         threshold=_threshold(points, chosen),
         remarks=_remarks(points),
     )
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """How bands are drawn."""
-
-    level: float
-    samples: int
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -342,22 +331,22 @@ def _selected(
 # --- points --------------------------------------------------------------------------------------
 
 
-def _curves_of(points: _Points, conventions: Conventions, drawing: _Drawing) -> pd.DataFrame:
+def _curves_of(points: _Points, conventions: Conventions, drawing: Drawing) -> pd.DataFrame:
     """Return the points of one metric."""
-    samplings: dict[tuple[str, str, str], _Sampling] = {}
+    samplings: dict[tuple[str, str, str], Sampling] = {}
     lines: list[dict[str, Any]] = []
     for text, part in points.parts.items():
         codes = codes_of(part)
         figures = over_seeds(
             cell_figures(part, conventions, codes), points.shown, points.sets, average=False
         )
-        sums = _photograph_sums(part, conventions)
+        sums = photograph_sums(part, conventions)
         by_cell = dict(list(sums.groupby(level=["manifest_id", "dataset"], observed=True)))
         for row in points.shown:
             for name in points.sets:
                 if not figures.count("seeds", row.label, name):
                     continue
-                sampling = _Sampling.of([by_cell.get((i, name)) for i in row.manifest_ids])
+                sampling = Sampling.of([by_cell.get((i, name)) for i in row.manifest_ids])
                 samplings[row.label, name, text] = sampling
                 lines.append(
                     {
@@ -371,7 +360,7 @@ def _curves_of(points: _Points, conventions: Conventions, drawing: _Drawing) -> 
                         "seeds": figures.count("seeds", row.label, name),
                     }
                 )
-    bands = _bands(samplings, conventions, drawing)
+    bands = draw_bands(samplings, conventions, drawing)
     for line in lines:
         line["low"], line["high"] = bands[line["model"], line["set"], line["perturbation"]]
     return pd.DataFrame(lines, columns=list(COLUMNS))
@@ -390,142 +379,17 @@ def _identity(row: TableRow, dataset: str, text: str, metric: str) -> dict[str, 
     }
 
 
-def _photograph_sums(part: pd.DataFrame, conventions: Conventions) -> pd.DataFrame:
-    """Sum what a figure is made of over the images of each source photograph.
-
-    Returns:
-        Indexed by manifest, set and photograph: `known`, whether the source is; and what is summed:
-        `total` and `n` of a mean, the four counts of a pooled figure; no rows for a figure of
-        image-level scores.
-    """
-    photographs, known = base_photographs(part["photos"])
-    frame = part[["manifest_id", "dataset"]].astype(str)
-    frame = frame.assign(photo=np.where(known, photographs, part["sample_name"]), known=known)
-    kind = conventions.figure.kind
-    if kind == "image":
-        return _summed(frame[:0].assign(n=0.0))
-    if kind == "pooled":
-        member = np.ones(len(part), bool)
-        if conventions.authentic == "tampered":
-            member = part["tampered_pixels"].to_numpy() > 0
-        counts = {name: np.nan_to_num(part[name].to_numpy(np.float64)) for name in _COUNTS}
-        return _summed(frame.assign(**counts)[member])
-    member, values = image_values(part, conventions)
-    defined = ~np.isnan(values)
-    frame = frame.assign(total=np.where(defined, values, 0.0), n=defined.astype(np.float64))
-    return _summed(frame[member])
-
-
-def _summed(frame: pd.DataFrame) -> pd.DataFrame:
-    keys = ["manifest_id", "dataset", "photo"]
-    how = {name: "all" if name == "known" else "sum" for name in frame.columns if name not in keys}
-    return frame.groupby(keys).agg(how)
-
-
-@dataclass(frozen=True)
-class _Sampling:
-    """What the band of one point is drawn from.
-
-    Attributes:
-        sums: What is summed, shape (photographs, sums, seeds).
-        unit: What the photographs are.
-    """
-
-    sums: NDArray[np.float64]
-    unit: str
-
-    @property
-    def units(self) -> int:
-        """How many photographs there are."""
-        return int(self.sums.shape[0])
-
-    @classmethod
-    def of(cls, cells: Iterable[pd.DataFrame | None]) -> "_Sampling":
-        """Gather the photographs of a model on a set, sorted by name.
-
-        Args:
-            cells: What `_photograph_sums` has of each seed; None where it has nothing.
-        """
-        frames = [frame.droplevel([0, 1]) for frame in cells if frame is not None]
-        if not frames:
-            return cls(np.zeros((0, 0, 0)), "")
-        known = pd.concat([frame["known"] for frame in frames])
-        unit = PHOTOGRAPHS if known.all() else (MIXED if known.any() else IMAGES)
-        photos = sorted(set().union(*(frame.index for frame in frames)))
-        sums = [frame.drop(columns="known").reindex(photos).fillna(0.0) for frame in frames]
-        return cls(np.stack([frame.to_numpy(np.float64) for frame in sums], axis=2), unit)
-
-
-def _bands(
-    samplings: Mapping[tuple[str, str, str], _Sampling],
-    conventions: Conventions,
-    drawing: _Drawing,
-) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """Return the ends of every point's band; points with equally many photographs are drawn alike.
-
-    NaN with fewer than two photographs, and for figures of a whole set.
-    """
-    found = dict.fromkeys(samplings, (float("nan"), float("nan")))
-    alike: dict[int, list[tuple[str, str, str]]] = {}
-    for key, sampling in samplings.items():
-        if sampling.units > 1:
-            alike.setdefault(sampling.units, []).append(key)
-    tails = [(1 - drawing.level) / 2, (1 + drawing.level) / 2]
-    for units, keys in alike.items():
-        flat = [samplings[key].sums.reshape(units, -1) for key in keys]
-        ends = np.cumsum([columns.shape[1] for columns in flat])[:-1]
-        matrix = np.concatenate(flat, axis=1)
-        drawn: list[list[NDArray[np.float64]]] = [[] for _ in keys]
-        for weights in _weights(units, drawing):
-            for place, sums in enumerate(np.split(weights @ matrix, ends, axis=1)):
-                shape = samplings[keys[place]].sums.shape[1:]
-                drawn[place].append(_value(sums.reshape(-1, *shape), conventions))
-        for key, parts in zip(keys, drawn, strict=True):
-            values = np.concatenate(parts)
-            values = values[~np.isnan(values)]  # no image of that draw has a figure
-            if values.size:
-                low, high = np.quantile(values, tails)
-                found[key] = (float(low), float(high))
-    return found
-
-
-def _weights(units: int, drawing: _Drawing) -> Iterator[NDArray[np.float64]]:
-    """Yield blocks of (resamples, units): how often each photograph is drawn."""
-    generator = np.random.default_rng(drawing.seed)
-    left = drawing.samples
-    while left:
-        count = min(left, max(1, _BATCH // units))
-        left -= count
-        places = generator.integers(units, size=(count, units)) + units * np.arange(count)[:, None]
-        yield np.bincount(places.ravel(), minlength=count * units).reshape(count, units) * 1.0
-
-
-def _value(sums: NDArray[np.float64], conventions: Conventions) -> NDArray[np.float64]:
-    """Return the figure of each resample: the mean of its seeds'.
-
-    Args:
-        sums: Shape (resamples, sums, seeds).
-        conventions: For the figure.
-    """
-    if conventions.figure.kind == "pooled":
-        values = pooled_value(conventions.figure.column, *(sums[:, i] for i in range(4)))
-    else:
-        total, n = sums[:, 0], sums[:, 1]
-        values = np.divide(total, n, out=np.full(total.shape, np.nan), where=n > 0)
-    return values.mean(axis=1)
-
-
 # --- words ---------------------------------------------------------------------------------------
 
 
 def _caption(
-    points: _Points, conventions: Conventions, frame: pd.DataFrame, drawing: _Drawing
+    points: _Points, conventions: Conventions, frame: pd.DataFrame, drawing: Drawing
 ) -> str:
     """State every convention behind the curves of a metric."""
     sentences = [
         describe.caption([conventions], points.rows, points.cells, points.labels),
         *_seeds(points.shown),
-        _about_bands(conventions, frame, drawing),
+        _aboutdraw_bands(conventions, frame, drawing),
         _ABOUT_MASKS,
     ]
     return " ".join(sentences)
@@ -538,11 +402,11 @@ _ABOUT_MASKS: Final = (
 
 
 def _short_caption(
-    points: _Points, conventions: Conventions, frame: pd.DataFrame, drawing: _Drawing
+    points: _Points, conventions: Conventions, frame: pd.DataFrame, drawing: Drawing
 ) -> str:
     """State what a figure must say of itself."""
     sentences = [describe.measured([conventions], points.rows), *_seeds(points.shown)]
-    return " ".join([*sentences, _about_bands(conventions, frame, drawing)])
+    return " ".join([*sentences, _aboutdraw_bands(conventions, frame, drawing)])
 
 
 def _seeds(shown: Sequence[TableRow]) -> list[str]:
@@ -553,7 +417,7 @@ def _seeds(shown: Sequence[TableRow]) -> list[str]:
     return [f"Mean over seeds ({words}); what they differ by is not in the band."]
 
 
-def _about_bands(conventions: Conventions, frame: pd.DataFrame, drawing: _Drawing) -> str:
+def _aboutdraw_bands(conventions: Conventions, frame: pd.DataFrame, drawing: Drawing) -> str:
     of_metric = frame[frame["metric"] == conventions.metric]
     if conventions.figure.kind == "image":
         return "No band: it is a figure of a whole set."

@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from numpy.typing import NDArray
 
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.results.bands import IMAGES
 from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
 from sparsevit_plugin.results.cost_plots import (
     COLOURS,
@@ -33,7 +34,7 @@ from sparsevit_plugin.results.cost_plots import (
     STYLE,
     write_figure,
 )
-from sparsevit_plugin.results.robustness import BAND, IMAGES, KINDS, Curves, Kind
+from sparsevit_plugin.results.robustness import BAND, KINDS, Curves, Kind
 
 FORMATS: Final = ("pdf", "png")
 

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.results.robustness import (
-    COLUMNS,
-    IMAGES,
-    MIXED,
-    PHOTOGRAPHS,
-    build_curves,
-    robustness_curves,
-)
+from sparsevit_plugin.results.bands import IMAGES, MIXED, PHOTOGRAPHS
+from sparsevit_plugin.results.robustness import COLUMNS, build_curves, robustness_curves
 from sparsevit_plugin.results.robustness_plots import robustness_plot, write_plots
 from sparsevit_plugin.results.store import Cell, Results
 from tests.results.helpers import counted, in_memory, manifest, scored
