@@ -65,9 +65,8 @@ def photograph_sums(part: pd.DataFrame, conventions: Conventions) -> pd.DataFram
         counts = {name: np.nan_to_num(part[name].to_numpy(np.float64)) for name in _COUNTS}
         return _summed(frame.assign(**counts)[member])
     member, values = image_values(part, conventions)
-    defined = ~np.isnan(values)
-    frame = frame.assign(total=np.where(defined, values, 0.0), n=defined.astype(np.float64))
-    return _summed(frame[member])
+    defined = member & ~np.isnan(values)
+    return _summed(frame.assign(total=values, n=1.0)[defined])
 
 
 def _summed(frame: pd.DataFrame) -> pd.DataFrame:

@@ -116,6 +116,8 @@ def test_undefined_figures_are_left_out_and_counted():
     assert frame["mean"].tolist() == pytest.approx([0.6, 0.5])
     assert frame["images"].tolist() == [2, 1]
     assert frame["undefined"].tolist() == [1, 2]
+    assert frame["photographs"].tolist() == [2, 1]  # the other has no image with a figure
+    assert frame["low"].isna().tolist() == [False, True]
 
 
 def test_seeds_are_one_curve():
