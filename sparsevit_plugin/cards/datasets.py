@@ -184,8 +184,8 @@ class DatasetCard(Strict):
         layout: Whether the import rules follow a named source.
         layout_source: Those sources.
         importing: The card's section `import`; None for a set that is not imported.
-        made_by: `demo` for the sets that the plugin makes itself at their first use, else the command
-            that makes the set; None for a set that is distributed.
+        made_by: `demo` for the sets that the plugin makes itself at their first use, else the
+            command that makes the set; None for a set that is distributed.
         notes: What else a user must know.
     """
 

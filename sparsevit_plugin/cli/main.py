@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sparsevit_plugin.cli.parser import SuggestingParser
+from sparsevit_plugin.confinement import FLAG, confined_to, take_flag
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.upstream import silence_known_warnings
 from sparsevit_plugin.versions import installed_version
@@ -135,9 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, what the verb answers, 2 for bad input, 130 when interrupted.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _clean_output():
+        words, folder = take_flag(sys.argv[1:] if argv is None else argv)
+        with confined_to(folder), _clean_output():
             code = _dispatch(words)
         sys.stdout.flush()
     except UserError as error:
@@ -204,6 +205,11 @@ def _top_parser() -> SuggestingParser:
         epilog=_EXAMPLES,
     )
     parser.add_argument("-v", "--version", action="store_true", help="show versions and exit")
+    parser.add_argument(
+        FLAG,
+        metavar="DIR",
+        help="with any verb: refuse images, masks and lists outside DIR, links followed",
+    )
     return parser
 
 

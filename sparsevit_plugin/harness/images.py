@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from sparsevit_plugin.confinement import check_confined
 from sparsevit_plugin.errors import UserError
 
 MASK_RULE = (
@@ -337,6 +338,7 @@ def decode_samples(
         BadImage: If the file cannot be read.
     """
     path = Path(path)
+    check_confined(path)
     with _decoder_errors_named(path), Image.open(path) as picture:
         if most_pixels is not None and picture.width * picture.height > most_pixels:
             raise BadImage(path, f"has too many pixels ({picture.width} x {picture.height})")

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from sparsevit_plugin.cards.datasets import DatasetCard
+from sparsevit_plugin.confinement import check_confined
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import write_json_atomic
 from sparsevit_plugin.harness.images import BadImage, decode_image
@@ -367,6 +368,7 @@ def _image_size(path: Path) -> tuple[tuple[int, int], bool]:
 
     Only the file's header is read; where that fails the whole file is, for the reason.
     """
+    check_confined(path)
     try:
         with Image.open(path) as picture:
             orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)

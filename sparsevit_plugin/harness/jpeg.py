@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sparsevit_plugin.confinement import check_confined
 from sparsevit_plugin.harness.images import (
     NOTE_CMYK,
     NOTE_EXIF_TURNED,
@@ -71,6 +72,7 @@ def is_jpeg(path: Path) -> bool:
     Raises:
         BadImage: It cannot be opened.
     """
+    check_confined(path)
     try:
         with path.open("rb") as file:
             return file.read(len(_START_OF_JPEG)) == _START_OF_JPEG

@@ -25,6 +25,7 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsevit_plugin.confinement import check_confined
 from sparsevit_plugin.harness.images import BadImage, decode_samples
 
 MAP_SUFFIXES: Final = (".png", ".npy", ".npz")
@@ -69,6 +70,7 @@ def read_map(path: Path, most_pixels: int) -> StoredMap:
     Raises:
         BadImage: It is no map by the rules of this module; names the file and the reason.
     """
+    check_confined(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind == "png":
         samples = _read_png(path, most_pixels)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from sparsevit_plugin.confinement import check_confined, is_confined
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness.pairing import (
     EXAMPLES,
@@ -337,6 +338,7 @@ def _load_json(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
     if not _exists(path):
         near = suggest(path.name, _names_in(path.absolute().parent))
         raise UserError(f"{path}: no such folder or file.{near}")
+    check_confined(path)
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except _DuplicateKeyError as error:
@@ -389,6 +391,16 @@ def _names_in(folder: Path) -> list[str]:
 
 
 def _read_entry(entry: _Entry, pair: Pair, report: Report) -> Source:
+    source = _read_unconfined(entry, pair, report)
+    if is_confined():  # before anything starts; reading a file checks it again
+        for part in source.parts if isinstance(source, BalancedSet) else (source,):
+            for file in (file for sample in part.samples for file in (sample.image, sample.mask)):
+                if file is not None:
+                    check_confined(file)
+    return source
+
+
+def _read_unconfined(entry: _Entry, pair: Pair, report: Report) -> Source:
     if entry.records is None:
         return _read_folder(entry.path, entry.name, pair, report)
     records = _check_records(entry.records, entry.path)

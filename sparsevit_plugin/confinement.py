@@ -1,0 +1,95 @@
+"""`--confine DIR`: files that data names are read below one folder only.
+
+A list of images, a manifest or a link in a data set may name any file of the machine, and lists
+made for IMDLBenCo do hold absolute paths. Where a set comes from somebody else, `benco --confine
+DIR VERB ...` refuses every image, mask, list and map that is not below `DIR` once links are
+followed. What the command line names itself (a checkpoint, a recipe, an output folder) is the
+user's own and is not concerned.
+
+The folder is kept in the environment, so that data loading processes and the jobs of a protocol
+keep to it as well.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from sparsevit_plugin.errors import UserError
+
+VARIABLE: Final = "SPARSEVIT_CONFINE"
+FLAG: Final = "--confine"
+
+
+@contextlib.contextmanager
+def confined_to(folder: str | Path | None) -> Iterator[None]:
+    """Refuse data outside a folder, here and in processes that start meanwhile; None: nothing new.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    if folder is None:
+        yield
+        return
+    path, before = Path(folder), os.environ.get(VARIABLE)
+    if not path.is_dir():
+        raise UserError(f"{FLAG} {folder}: no such folder")
+    os.environ[VARIABLE] = str(path.resolve())
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+def check_confined(path: str | Path) -> None:
+    """Refuse a file that data names if it is outside the folder that data is confined to.
+
+    Raises:
+        UserError: It is, links followed; names both.
+    """
+    folder = os.environ.get(VARIABLE)
+    if folder is None:
+        return
+    real = Path(path).resolve()
+    if not real.is_relative_to(folder):
+        target = "" if real == Path(path).absolute() else f" (which is {real})"
+        raise UserError(
+            f"{path}{target}: lies outside {folder}, and {FLAG} allows nothing else to be read"
+        )
+
+
+def is_confined() -> bool:
+    """Say whether data is confined to a folder."""
+    return VARIABLE in os.environ
+
+
+def take_flag(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Take `--confine DIR` out of a command line, wherever it stands.
+
+    Args:
+        words: The words after the command's name.
+
+    Returns:
+        The other words, and the folder; None where there is none.
+
+    Raises:
+        UserError: The flag stands there twice, or without a folder.
+    """
+    rest: list[str] = []
+    folders: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        if word == FLAG:
+            folders.append(next(remaining, ""))
+        elif word.startswith(f"{FLAG}="):
+            folders.append(word.partition("=")[2])
+        else:
+            rest.append(word)
+    if len(folders) > 1:
+        raise UserError(f"{FLAG} is given twice")
+    if "" in folders:
+        raise UserError(f"{FLAG} needs a folder")
+    return rest, folders[0] if folders else None
