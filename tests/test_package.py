@@ -117,7 +117,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel: Path):
         f"{prefix}{path.relative_to(ROOT).as_posix()}"
         for folder, prefix in places.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".yaml")
+        if path.suffix in (".py", ".yaml", ".html", ".css")
     }
     assert wanted - names == set()
 

@@ -66,7 +66,7 @@ def robustness(curves: Curves) -> Robustness:
     """
     metric = curves.metrics[0]
     frame = curves.frame[curves.frame["metric"] == metric]
-    models = list(dict.fromkeys(frame["model"]))
+    models = list(dict.fromkeys(frame[frame["kind"] != UNPERTURBED]["model"]))
     styles = {label: place % STYLES for place, label in enumerate(models)}
     found = []
     for dataset, part in frame.groupby("set", sort=False):
