@@ -61,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
     from sparsevit_plugin.backends.export import ExportRequest, check_request, export
     from sparsevit_plugin.harness.pipeline import build_model, load_checkpoint
     from sparsevit_plugin.harness.predict import configure
-    from sparsevit_plugin.harness.testing import without_pretraining
+    from sparsevit_plugin.harness.testing import checkpoint_file, without_pretraining
 
     out = Path(args.out)
     check_request(args.format, out, args.precision or "auto")
     if args.tolerance is not None and not 0 <= args.tolerance < float("inf"):
         raise UserError(f"--tolerance {args.tolerance}: give a finite difference from 0")
     photographs = _photographs(args.verify)
-    path = _weights_file(args.checkpoint)
+    path = checkpoint_file(args.checkpoint)
     cfg = without_pretraining(
         configure(path, {"backend": _backend(args), **given_options(args, _OPTIONS)})
     )
@@ -88,17 +88,6 @@ def _photographs(folder: str | None) -> "list[Photograph]":
     from sparsevit_plugin.harness.photos import embedded_photographs, read_folder
 
     return embedded_photographs() if folder is None else read_folder(Path(folder))[0]
-
-
-def _weights_file(checkpoint: str) -> Path:
-    from sparsevit_plugin.harness.testing import checkpoint_files
-
-    files = checkpoint_files(checkpoint)
-    if len(files) != 1:
-        raise UserError(
-            f"--checkpoint {checkpoint}: means {len(files)} files: give the path of one"
-        )
-    return files[0]
 
 
 def _tell(out: Path, facts: dict[str, Any]) -> None:

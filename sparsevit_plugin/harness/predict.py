@@ -38,7 +38,7 @@ from sparsevit_plugin.harness.pipeline import build_model, load_checkpoint, make
 from sparsevit_plugin.harness.post_functions import additions
 from sparsevit_plugin.harness.sources import ImageSet, Sample
 from sparsevit_plugin.harness.testing import (
-    checkpoint_files,
+    checkpoint_file,
     recorded_settings,
     without_pretraining,
 )
@@ -327,19 +327,6 @@ def _words(name: str, value: object) -> list[str]:
     flag = written(option.flag if option else name)
     values = value if option and option.kind == "strings" else [value]
     return [f"{flag}={show(one)}" for one in values]  # type: ignore[attr-defined]
-
-
-def checkpoint_file(checkpoint: str) -> Path:
-    """Return the one weights file that `--checkpoint` means.
-
-    Raises:
-        UserError: There is none, or several.
-    """
-    files = checkpoint_files(checkpoint)
-    if len(files) != 1:
-        found = f"holds {len(files)} of them" if files else "none is named"
-        raise UserError(f"--checkpoint {checkpoint}: {found}: give the path of one weights file")
-    return files[0]
 
 
 class _Reader:

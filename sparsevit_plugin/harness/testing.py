@@ -66,6 +66,19 @@ def checkpoint_files(checkpoint: str) -> list[Path]:
     return [file for _, file in sorted(numbered, key=lambda pair: int(pair[0][1]))]
 
 
+def checkpoint_file(checkpoint: str) -> Path:
+    """Return the one weights file that `--checkpoint` means.
+
+    Raises:
+        UserError: There is none, or several.
+    """
+    files = checkpoint_files(checkpoint)
+    if len(files) != 1:
+        found = f"holds {len(files)} of them" if files else "none is named"
+        raise UserError(f"--checkpoint {checkpoint}: {found}: give the path of one weights file")
+    return files[0]
+
+
 def recorded_settings(checkpoint: str) -> dict[str, dict[str, Any]]:
     """Return what a checkpoint of ours says of how its model was built and fed; empty for others.
 

@@ -52,6 +52,7 @@ from sparsevit_plugin.harness.progress import Progress
 from sparsevit_plugin.harness.sampling import GlobalBatchSampler, Key, derive_seed
 from sparsevit_plugin.harness.schedule import WarmupCosine, make_optimizer
 from sparsevit_plugin.harness.sources import fingerprint, hold_out
+from sparsevit_plugin.harness.testing import checkpoint_file
 from sparsevit_plugin.model.kernels import Kernels, current_kernels, use_kernels
 from sparsevit_plugin.model.weights import save_safetensors
 from sparsevit_plugin.results.store import Store
@@ -232,7 +233,7 @@ class Trainer:
         if cfg.activation_checkpointing:
             self._checkpoint_activations()
         if cfg.checkpoint:
-            self.pretraining["start"] = load_checkpoint(self.bare, Path(cfg.checkpoint))
+            self.pretraining["start"] = load_checkpoint(self.bare, checkpoint_file(cfg.checkpoint))
         if not any(parameter.requires_grad for parameter in self.bare.parameters()):
             raise UserError(f"{cfg.model} has no parameters to train; use benco test")
         if fabric.world_size > 1 and fabric.device.type == "cuda":

@@ -58,16 +58,13 @@ def weights_of(word: str, **how: Any) -> Path:  # noqa: ANN401 (of huggingface_h
     Raises:
         UserError: There is no such thing, or it cannot be fetched.
     """
-    from sparsevit_plugin.harness.testing import checkpoint_files
+    from sparsevit_plugin.harness.testing import checkpoint_file
 
     repository = repository_of(word)
     if repository is not None:
         name, revision = repository
         return fetch(name, **{**how, "revision": how.get("revision") or revision}) / WEIGHTS
-    files = checkpoint_files(word)
-    if len(files) != 1:
-        raise UserError(f"{word}: means {len(files)} weights files: give the path of one")
-    return files[0]
+    return checkpoint_file(word)
 
 
 @functools.cache

@@ -17,8 +17,8 @@ from sparsevit_plugin.harness.pipeline import (
     describe_for_testing,
     load_checkpoint,
 )
-from sparsevit_plugin.harness.predict import checkpoint_file, configure
-from sparsevit_plugin.harness.testing import without_pretraining
+from sparsevit_plugin.harness.predict import configure
+from sparsevit_plugin.harness.testing import checkpoint_file, without_pretraining
 from sparsevit_plugin.hub.card import card_text
 from sparsevit_plugin.hub.config import CARD, FILES, WEIGHTS, HubConfig, from_metadata
 from sparsevit_plugin.hub.facts import Facts, facts_of_checkpoint

@@ -23,7 +23,13 @@ from sparsevit_plugin.model.sparsevit import SparseViT, SparseViT_small, SparseV
 from sparsevit_plugin.registration import get_model_class
 from sparsevit_plugin.results.store import load as load_results
 from tests.conftest import photo_array
-from tests.harness.helpers import register_plain_convolution, run_train, same_weights, save_tiny
+from tests.harness.helpers import (
+    register_plain_convolution,
+    run_train,
+    same_weights,
+    save_tiny,
+    weights,
+)
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +235,12 @@ def test_copies_and_pickles_of_a_model_are_whole(folder):
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert same_maps(model, other)
         assert other._hub_mixin_config == model._hub_mixin_config
+
+
+def test_training_starts_from_a_model_folder(folder, tiny_set, tmp_path):
+    arguments = ["--layer-scale-init", "0.1", "--lr", "0"]
+    assert run_train(tiny_set, tmp_path, "--checkpoint", str(folder), *arguments) == 0
+    start, end = weights(folder / "model.safetensors"), weights(tmp_path / "last.safetensors")
+    learnt = [name for name in start if "running_" not in name and "num_batches" not in name]
+    assert start.keys() == end.keys()
+    assert all(torch.equal(start[name], end[name]) for name in learnt)
