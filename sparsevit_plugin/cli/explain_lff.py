@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from sparsevit_plugin.harness.predict import Photo
 
 _EPILOG = """\
-With photographs the figure also shows each tap's share of the fused map's variance, whose mean is
-taken over photographs. NAME.csv holds the gamma of every tap and channel, NAME-taps.csv a line a
-tap.
+With photographs the figure also shows each tap's share of the fused map's variance: the mean over
+them, and their standard deviation. NAME.csv holds the gamma of every tap and channel, NAME-taps.csv
+a line a tap.
 
 examples:
   benco explain lff --checkpoint runs/a --out lff.pdf
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     fusion_figure(taps, width).write(args.out)
     write_table(channels, ("tap", "stage", "block", "rate", "channel", "gamma"), _gammas(taps))
     columns = ("tap", "stage", "block", "rate", "channels", "mean_abs_gamma", "largest_abs_gamma")
-    shares = ("variance_share", "variance_share_deviation", "photographs")
+    shares = ("variance_share", "variance_share_deviation", "images")
     write_table(summary, (*columns, *shares), _summary(taps))
     _tell(taps)
     print(f"wrote {args.out}, {channels} and {summary}")
@@ -92,7 +92,7 @@ def _summary(taps: "list[Tap]") -> Iterator[dict[str, object]]:
             "largest_abs_gamma": float(abs(tap.gamma).max()),
             "variance_share": tap.mean_share,
             "variance_share_deviation": tap.share_deviation,
-            "photographs": int(tap.known_shares.size),
+            "images": int(tap.known_shares.size),
         }
 
 

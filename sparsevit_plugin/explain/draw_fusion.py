@@ -50,7 +50,7 @@ def fusion_figure(taps: Sequence[Tap], width: float) -> Canvas:
             axes = canvas.axes(left, _TOP, bars, height)
             _bars(axes, shares, spread, _SECOND_BAR)
             count = max(tap.known_shares.size for tap in taps)
-            noun = "photograph" if count == 1 else "photographs"
+            noun = "image" if count == 1 else "images"
             title = canvas.words(left + bars / 2, _TOP / 2, "share of variance", 7)
             canvas.squeeze(title, bars + _GAP)
             note = f"{count} {noun}" + (", line: st. dev." if count > 1 else "")

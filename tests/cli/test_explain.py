@@ -49,14 +49,14 @@ def test_lff_writes_gammas_and_shares(photos, checkpoint, tmp_path, capsys):
         ("4", "1", "2"),
     ]
     assert sum(float(row["variance_share"]) for row in taps) == pytest.approx(1)
-    assert {row["photographs"] for row in taps} == {"2"}
+    assert {row["images"] for row in taps} == {"2"}
     assert "share of variance" in capsys.readouterr().out
 
 
 def test_lff_needs_no_photograph(checkpoint, tmp_path):
     assert run("lff", checkpoint, tmp_path / "lff.pdf", "--width", "column") == 0
     taps = table(tmp_path / "lff-taps.csv")
-    assert {(row["variance_share"], row["photographs"]) for row in taps} == {("", "0")}
+    assert {(row["variance_share"], row["images"]) for row in taps} == {("", "0")}
     assert b"/FontFile2" in (tmp_path / "lff.pdf").read_bytes()
 
 
