@@ -13,7 +13,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from xml.etree.ElementTree import Element
 
@@ -36,16 +36,28 @@ ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "results/RE
 
 COMMAND_LINE = "reference/command-line.md"
 ROW_COLUMNS = "reference/rows.md"
-HELP_WIDTH = "100"
+HELP_WIDTH = "80"  # what the column of text holds
 _LINK = re.compile(r"\]\(<?([^)>\s]+)")
 # What pandas says of a table's looks; without it, the site's own style holds.
 _PANDAS = re.compile(r'(<style scoped>.*?</style>\s*)?<table border="1" class="dataframe">', re.S)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Let links be rewritten before MkDocs checks them."""
+    """Let links be rewritten before MkDocs checks them, and give every page a place."""
     config.markdown_extensions.append(_links)  # type: ignore[arg-type]  # takes instances too
+    named = set(_pages_in(config.nav))
+    (use,) = [part["Use"] for part in config.nav if "Use" in part]
+    use += [page.name for page in sorted((ROOT / PAGES).glob("*.md")) if page.name not in named]
     return config
+
+
+def _pages_in(part: Any) -> Iterator[str]:  # noqa: ANN401 -- lists and dicts, as in the YAML file
+    """Yield the pages that the navigation names."""
+    if isinstance(part, str):
+        yield part
+    else:
+        for inner in part.values() if isinstance(part, dict) else part:
+            yield from _pages_in(inner)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -183,7 +195,9 @@ def command_line() -> str:
     parts = ["# Command line\n\nWhat `--help` prints, made from the parsers.\n", _help_of()]
     for name, verb in VERBS.items():
         parts.append(_help_of(name))
-        parts += [_help_of(name, part) for part in verb.parts or ()]
+        for part, inner in (verb.parts or {}).items():
+            if "not for people" not in inner.summary:
+                parts.append(_help_of(name, part))
     return "\n".join(parts)
 
 
