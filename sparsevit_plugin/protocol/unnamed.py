@@ -11,6 +11,7 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import write_text_atomic
 from sparsevit_plugin.harness.data_paths import set_uses
 from sparsevit_plugin.harness.sources import Pair, Source, each_once, read_source
+from sparsevit_plugin.protocol.schema import protocol_names
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def write_unnamed(
     name = name or f"robust-{_slug(rest if colon and kind == 'set' else Path(path).stem)}"
     if name != _slug(name):
         raise UserError(f"--name {name}: give letters, digits, dots and hyphens")
+    if name in protocol_names():
+        raise UserError(f"--name {name}: a protocol is called so, whose results are its own")
     card = unnamed_card(runs / name)
     paths: Path | None = Path(data_paths) if data_paths else None
     if colon and kind == "set":

@@ -87,6 +87,7 @@ class Curves:
     Attributes:
         frame: One line per point, see `robustness_curves`.
         captions: Metric to every convention behind its curves.
+        plain: Metric to the same without the bands, for a table of means.
         short: Metric to the same in few words, for a figure.
         threshold: Of the rows; None where no metric has one.
         remarks: What else a reader must know.
@@ -94,6 +95,7 @@ class Curves:
 
     frame: pd.DataFrame
     captions: Mapping[str, str]
+    plain: Mapping[str, str]
     short: Mapping[str, str]
     threshold: float | None = None
     remarks: Sequence[str] = ()
@@ -194,7 +196,10 @@ def build_curves(
     frame = pd.concat(frames, ignore_index=True)
     return Curves(
         frame=frame,
-        captions={one.metric: _caption(points, one, frame, drawing) for one in chosen},
+        captions={
+            one.metric: _caption(points, one, [_about_bands(one, frame, drawing)]) for one in chosen
+        },
+        plain={one.metric: _caption(points, one, []) for one in chosen},
         short={one.metric: _short_caption(points, one, frame, drawing) for one in chosen},
         threshold=_threshold(points, chosen),
         remarks=_remarks(points),
@@ -382,14 +387,12 @@ def _identity(row: TableRow, dataset: str, text: str, metric: str) -> dict[str, 
 # --- words ---------------------------------------------------------------------------------------
 
 
-def _caption(
-    points: _Points, conventions: Conventions, frame: pd.DataFrame, drawing: Drawing
-) -> str:
+def _caption(points: _Points, conventions: Conventions, bands: Sequence[str]) -> str:
     """State every convention behind the curves of a metric."""
     sentences = [
         describe.caption([conventions], points.rows, points.cells, points.labels),
         *_seeds(points.shown),
-        _aboutdraw_bands(conventions, frame, drawing),
+        *bands,
         _ABOUT_MASKS,
     ]
     return " ".join(sentences)
@@ -406,7 +409,7 @@ def _short_caption(
 ) -> str:
     """State what a figure must say of itself."""
     sentences = [describe.measured([conventions], points.rows), *_seeds(points.shown)]
-    return " ".join([*sentences, _aboutdraw_bands(conventions, frame, drawing)])
+    return " ".join([*sentences, _about_bands(conventions, frame, drawing)])
 
 
 def _seeds(shown: Sequence[TableRow]) -> list[str]:
@@ -414,10 +417,10 @@ def _seeds(shown: Sequence[TableRow]) -> list[str]:
     if not several:
         return []
     words = ", ".join(f"{row.label} {len(row.members)}" for row in several)
-    return [f"Mean over seeds ({words}); what they differ by is not in the band."]
+    return [f"Mean over seeds ({words})."]
 
 
-def _aboutdraw_bands(conventions: Conventions, frame: pd.DataFrame, drawing: Drawing) -> str:
+def _about_bands(conventions: Conventions, frame: pd.DataFrame, drawing: Drawing) -> str:
     of_metric = frame[frame["metric"] == conventions.metric]
     if conventions.figure.kind == "image":
         return "No band: it is a figure of a whole set."
@@ -432,6 +435,8 @@ def _aboutdraw_bands(conventions: Conventions, frame: pd.DataFrame, drawing: Dra
         for unit, names in by_unit.items()
     )
     draws = f"{drawing.samples:,} draws"
+    if of_metric["seeds"].max() > 1:
+        draws += ", without what seeds differ by"
     return f"{BAND} {drawing.level:.0%} percentile bootstrap over {units}; {draws}."
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
+from sparsevit_plugin.results.conventions import UNPERTURBED
 from sparsevit_plugin.results.latex import escape
 from sparsevit_plugin.results.layout import MISSING, number
 from sparsevit_plugin.results.robustness import KINDS, Curves
@@ -51,9 +51,17 @@ def _wide(curves: Curves, kind: str, metric: str) -> tuple[pd.DataFrame, list[st
     wide = wide.reindex(index=pd.MultiIndex.from_tuples(rows), columns=order)
     perturbed = [text for text in order if text != UNPERTURBED]
     wide = wide[wide[perturbed].notna().any(axis=1)]
+    counted = {name: f"{name} (n={_images(frame[frame['set'] == name])})" for name in sets}
+    wide = wide.rename(index=counted, level=0)
     names = [text.partition(":")[2] for text in perturbed]
     title = f"{kind} {names[0]}" if names else kind
     return wide, [UNPERTURBED, title, *names[1:]]
+
+
+def _images(frame: pd.DataFrame) -> str:
+    """Return how many images stand behind the values of a set."""
+    low, high = int(frame["images"].min()), int(frame["images"].max())
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _lines(wide: pd.DataFrame, digits: int) -> Iterator[tuple[list[str], list[str]]]:
@@ -68,10 +76,8 @@ def _lines(wide: pd.DataFrame, digits: int) -> Iterator[tuple[list[str], list[st
 def _table(curves: Curves, kind: str, metric: str, digits: int) -> Iterator[str]:
     wide, heads = _wide(curves, kind, metric)
     known = KINDS.get(kind)
-    axis = known.axis if known else kind
-    caption = (
-        f"{known.title if known else kind}: {METRICS[metric].title}. {curves.captions[metric]}"
-    )
+    axis, title = (known.axis, known.title) if known else (kind, kind)
+    caption = f"{title}. {curves.plain[metric]}"
     yield r"\begin{table}[htbp]"
     yield r"\centering"
     yield rf"\caption{{{escape(' '.join([caption, *curves.remarks]))}}}"

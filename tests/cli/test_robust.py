@@ -111,6 +111,8 @@ def test_curves_are_drawn_from_stored_rows(lab, capsys):  # noqa: F811
     latex = (out / "curves.tex").read_text()
     assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 4
     assert r"set & model & none & 50 \\" in latex
+    assert latex.count("First (n=3) & Plain & ") == 4
+    assert "Band" not in latex  # of means only
     assert r"size that it was shrunk to (\% of each side)" in latex
     # A folder will do as well, and what is finished is not run again.
     assert cli.main(["robust", str(lab.runs / "lab"), "--ladders", "blur"]) == 0
@@ -202,6 +204,10 @@ def test_a_protocol_that_trains_nothing_says_so(lab, capsys):  # noqa: F811
         (
             ["--test-data-path", "set:First", "--name", "a/b", "--models", "AllTampered"],
             "--name a/b: give letters, digits, dots and hyphens",
+        ),
+        (
+            ["--test-data-path", "set:First", "--name", "lab", "--models", "AllTampered"],
+            "--name lab: a protocol is called so",
         ),
     ],
 )

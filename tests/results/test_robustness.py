@@ -131,7 +131,8 @@ def test_seeds_are_one_curve():
     assert curves.frame["seeds"].tolist() == [2, 2]
     assert curves.frame["std"].tolist() == pytest.approx([np.std([0.4, 0.8], ddof=1)] * 2)
     assert curves.frame["low"].tolist() == pytest.approx([0.6, 0.6])
-    assert "Mean over seeds (A 2)" in curves.short["pixel_f1"]
+    assert "Mean over seeds (A 2)." in curves.short["pixel_f1"]
+    assert "without what seeds differ by" in curves.short["pixel_f1"]
 
 
 def test_pooled_figures_have_a_band_too():
