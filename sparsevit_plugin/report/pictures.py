@@ -288,24 +288,19 @@ def _models(
         if name not in known:
             raise UserError(f'--images-of: no model "{name}" in the table.{suggest(name, known)}')
     found: list[_Model] = []
-    notes: list[str] = []
-    more: list[str] = []
+    left_out: dict[str, list[str]] = {}
     for row in rows:
         if wish.models and not {row.label, row.model} & set(wish.models):
             continue
         if not wish.models and len(found) == MOST_MODELS:
-            more.append(row.label)
-            continue
-        member, weights, why = _weights_of(row, cells, folders)
+            member, weights, why = None, None, "--images-of draws them"
+        else:
+            member, weights, why = _weights_of(row, cells, folders)
         if member is None or weights is None:
-            notes.append(f"{row.label}: {why}")
+            left_out.setdefault(why, []).append(row.label)
         else:
             found.append(_Model(row, member, weights))
-    if more:
-        notes.append(
-            f"Drawn are the first {MOST_MODELS} models; --images-of NAME,NAME chooses others: "
-            f"{', '.join(more)}"
-        )
+    notes = [f"{', '.join(labels)}: {why}" for why, labels in left_out.items()]
     return found, notes
 
 
@@ -314,16 +309,16 @@ def _weights_of(
 ) -> tuple[Member | None, Path | None, str]:
     """Return the first run of a row whose weights are there, or why there is none."""
     if row.is_external:
-        return None, None, "its maps were made elsewhere, so they cannot be made again"
+        return None, None, "maps made elsewhere cannot be made again"
     if not any((member.manifest.get("checkpoint") or {}).get("sha256") for member in row.members):
-        return None, None, "it has no trained weights"
+        return None, None, "no trained weights"
     for member in row.members:
         own = [cell for cell in cells if cell.manifest_id == member.manifest_id]
         path = find_weights(member.manifest, own, folders)
         if path is not None:
             return member, path, ""
     name = str((row.members[0].manifest.get("checkpoint") or {}).get("file"))
-    return None, None, f"its weights ({name}, by their SHA-256) are not there any more"
+    return None, None, f"the weights ({name}, by their SHA-256) are not there any more"
 
 
 def find_weights(
