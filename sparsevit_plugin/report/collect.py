@@ -181,11 +181,18 @@ def _table(results: Results, request: Request) -> Table:
 
 
 def _robustness(results: Results, table: Table, request: Request) -> Robustness | None:
-    """Return the curves of the first metric; None where no set of the table was perturbed."""
-    perturbed = results.rows[results.rows["perturbation"] != UNPERTURBED]
-    if not set(perturbed["dataset"].unique()) & set(table.sets):
-        return None
+    """Return the curves of the first metric; None where nothing of the table was perturbed."""
     one = table.conventions[0]
+    rows, ids = results.rows, [name for row in table.rows for name in row.manifest_ids]
+    fitting = rows[
+        (rows["evaluator"] == one.evaluator)
+        & (rows["score_at"] == one.score_at)
+        & rows["manifest_id"].isin(ids)
+        & rows["dataset"].isin(table.sets)
+    ]
+    if not (fitting["perturbation"] != UNPERTURBED).any():
+        return None
+    present = set(fitting["dataset"].unique())
     curves = build_curves(
         results,
         one.metric,
@@ -193,7 +200,7 @@ def _robustness(results: Results, table: Table, request: Request) -> Robustness 
         score_at=one.score_at,
         evaluator=one.evaluator,
         rows=request.rows,
-        sets=table.sets,
+        sets=[name for name in table.sets if name in present],
     )
     found = robustness(curves)
     return found if found.sets else None

@@ -62,7 +62,7 @@ def render(report: Report) -> str:
         report=report,
         sections=_sections(report),
         # Escaped where it is made.
-        table=Markup(table_html(report.table, "table-")),  # noqa: S704
+        table=Markup(table_html(report.table, "table-", "Models and test sets")),  # noqa: S704
         generator=GENERATOR,
         style=Markup(style),  # noqa: S704
         script=Markup(SORT_SCRIPT),  # noqa: S704

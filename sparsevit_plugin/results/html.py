@@ -111,7 +111,7 @@ def to_html(layout: Layout, title: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def table_html(layout: Layout, prefix: str = "") -> str:
+def table_html(layout: Layout, prefix: str = "", name: str = "") -> str:
     """Return a layout as a table with what stands below it, to be put into a page.
 
     The page holds `TABLE_STYLE` and, for sorting, `SORT_SCRIPT`.
@@ -119,11 +119,13 @@ def table_html(layout: Layout, prefix: str = "") -> str:
     Args:
         layout: What to show.
         prefix: Begins every id, so that a page can hold several tables.
+        name: What the table is called for those who hear the page; by default its caption.
     """
     caption = f"{prefix}caption"
+    named = f'aria-label="{escape(name)}"' if name else f'aria-labelledby="{caption}"'
     lines = [
-        f'<div class="scroll" role="region" aria-labelledby="{caption}" tabindex="0">',
-        f'<table aria-describedby="{caption}">',
+        f'<div class="scroll" role="region" {named} tabindex="0">',
+        f'<table {named} aria-describedby="{caption}">' if name else f"<table {named}>",
         "<thead>",
         *_head(layout),
         "</thead>",

@@ -10,6 +10,7 @@ from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.report.collect import Request, collect
 from sparsevit_plugin.report.pictures import Wish
 from sparsevit_plugin.report.render import render
+from sparsevit_plugin.results.columns import protocol_columns
 from sparsevit_plugin.results.store import Store
 from tests.harness.helpers import run_train
 from tests.results.helpers import counted, manifest
@@ -91,3 +92,17 @@ def test_seeds_are_one_row_and_runs_of_their_own(two_seeds):
 def test_nothing_that_is_undefined_is_a_number(two_seeds):
     text = render(collect(Request((two_seeds,), pictures=None)))
     assert not re.search(r"[>\s(]nan\b", text)
+
+
+def test_a_protocol_gives_the_columns_also_those_without_a_result(tmp_path):
+    store = Store(tmp_path / "results")
+    for perturbation in ("none", "blur:3"):
+        rows = [counted("Tp/0", 3, 1, 2, 9), counted("Tp/1", 1, 1, 1, 1)]
+        store.write(manifest("A"), "demo_removal", rows, perturbation=perturbation)
+    report = collect(Request((tmp_path,), protocol="demo", pictures=None))
+    assert report.title == protocol_columns("demo").title
+    heads = [column.top for column in report.table.columns]
+    assert set(protocol_columns("demo").sets) <= set(heads)
+    assert [one.dataset for one in report.robustness.sets] == ["demo_removal"]
+    assert [one.dataset for one in report.scores] == ["demo_removal"]
+    render(report)

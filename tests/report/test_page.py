@@ -44,11 +44,9 @@ NAMELESS = """() => [...document.querySelectorAll(
   const by = (one.getAttribute("aria-labelledby") ?? "").split(" ").filter(Boolean)
     .map((id) => document.getElementById(id)?.textContent.trim()).join(" ");
   const caption = one.tagName === "TABLE" ? one.caption?.textContent.trim() : "";
-  const described = (one.getAttribute("aria-describedby") ?? "").split(" ").filter(Boolean)
-    .map((id) => document.getElementById(id)?.textContent.trim()).join(" ");
   const text = ["A", "BUTTON", "SUMMARY"].includes(one.tagName) ? one.textContent.trim() : "";
   const label = one.getAttribute("aria-label")?.trim();
-  return !(by || caption || described || text || label || one.alt?.trim());
+  return !(by || caption || text || label || one.alt?.trim());
 }).map((one) => one.outerHTML.slice(0, 80))"""
 
 OPEN_ALL = "document.querySelectorAll('details').forEach((one) => { one.open = true; })"

@@ -143,6 +143,15 @@ def test_the_curves_are_the_tables_figures(tested):
         assert found.robustness.sets[0].rows[EVIL][place].mean == table.values.at[EVIL, PLAIN]
 
 
+@pytest.mark.parametrize(
+    "more", [{"sets": (EVIL,)}, {"rows": ("AllTampered",)}], ids=["sets", "rows"]
+)
+def test_what_was_not_perturbed_has_no_curves(tested, more):
+    found = collect(Request((tested.run.parent,), pictures=None, **more))
+    assert found.robustness is None
+    assert "Robustness" not in Reader(render.render(found)).texts("h2")
+
+
 def test_a_report_is_replaced_and_other_files_are_not(tested, tmp_path, capsys):
     out = tmp_path / "report.html"
     out.write_text("<html>my thesis</html>")
