@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         nargs="+",
         metavar="RUN_OR_PROTOCOL",
-        help="folders of runs, or that hold some; or a protocol's name, which gives the columns "
-        "and means its folder below --runs",
+        help="folders of runs, or that hold some; or a protocol's name or file, which gives the "
+        "columns and means its folder below --runs",
     )
     add("--out", default="report.html", metavar="FILE", help="the page (default: %(default)s)")
     add("--runs", default="runs", metavar="DIR", help="where runs are (default: %(default)s)")
@@ -132,7 +132,8 @@ def _request(args: argparse.Namespace) -> "Request":
         device=args.device,
         imports=tuple(args.imports),
     )
-    folders = tuple(results_folder(word, Path(args.runs)) for word in args.what)
+    runs = Path(args.runs)
+    folders = tuple(results_folder(_protocol_name(word) or word, runs) for word in args.what)
     return Request(
         folders=tuple(dict.fromkeys(folders)),
         protocol=_protocol(args),
@@ -151,14 +152,21 @@ def _request(args: argparse.Namespace) -> "Request":
 
 def _protocol(args: argparse.Namespace) -> str | None:
     """Return the protocol that gives the columns: the named one, or that of the words."""
-    from sparsevit_plugin.results.columns import is_protocol
-
     if args.protocol:
         return str(args.protocol)
-    names = list(dict.fromkeys(word for word in args.what if is_protocol(word)))
+    names = list(dict.fromkeys(word for word in args.what if _protocol_name(word)))
     if len(names) > 1:
         raise UserError(f"{' and '.join(names)} are protocols: a report is of one")
     return names[0] if names else None
+
+
+def _protocol_name(word: str) -> str | None:
+    """Return the name of the protocol that a word means, by name or by file; None for none."""
+    from sparsevit_plugin.results.columns import is_protocol, protocol_columns
+
+    if Path(word).suffix in (".yaml", ".yml") and Path(word).is_file():
+        return protocol_columns(word).name
+    return word if is_protocol(word) else None
 
 
 def _words(text: str | None) -> tuple[str, ...] | None:

@@ -1,11 +1,13 @@
 """Reports of every kind of run: trained, by IMDLBenCo's evaluators, maps made elsewhere, seeds."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import sparsevit_plugin.benchmark_configs.protocols
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.report.collect import Request, collect
 from sparsevit_plugin.report.pictures import Wish
@@ -106,3 +108,21 @@ def test_a_protocol_gives_the_columns_also_those_without_a_result(tmp_path):
     assert [one.dataset for one in report.robustness.sets] == ["demo_removal"]
     assert [one.dataset for one in report.scores] == ["demo_removal"]
     render(report)
+
+
+@pytest.mark.parametrize("by_file", [False, True], ids=["name", "file"])
+def test_a_protocol_means_its_folder_below_the_runs(tmp_path, by_file):
+    word = "demo"
+    if by_file:
+        card = Path(sparsevit_plugin.benchmark_configs.protocols.__file__).parent / "demo.yaml"
+        word = str(tmp_path / "mine.yaml")
+        Path(word).write_text(card.read_text().replace("name: demo\n", "name: mine\n"))
+    folder = tmp_path / "runs" / ("mine" if by_file else "demo")
+    store = Store(folder / "results")
+    store.write(manifest("A"), "demo_removal", [counted("Tp/0", 3, 1, 2, 9)])
+    out = tmp_path / "report.html"
+    words = ["--runs", str(tmp_path / "runs"), "--out", str(out), "--no-images"]
+    assert main(["report", word, *words]) == 0
+    text = out.read_text()
+    assert "demo_splicing" in text  # a column without a result
+    assert "Protocol mine" in text if by_file else "Protocol demo" in text
