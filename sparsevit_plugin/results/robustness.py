@@ -202,7 +202,7 @@ def build_curves(
         plain={one.metric: _caption(points, one, []) for one in chosen},
         short={one.metric: _short_caption(points, one, frame, drawing) for one in chosen},
         threshold=_threshold(points, chosen),
-        remarks=_remarks(points),
+        remarks=[*_remarks(points), *_without_values(frame)],
     )
 
 
@@ -349,7 +349,10 @@ def _curves_of(points: _Points, conventions: Conventions, drawing: Drawing) -> p
         by_cell = dict(list(sums.groupby(level=["manifest_id", "dataset"], observed=True)))
         for row in points.shown:
             for name in points.sets:
-                if not figures.count("seeds", row.label, name):
+                images, undefined = (
+                    figures.count(what, row.label, name) for what in ("counts", "undefined")
+                )
+                if not images + undefined:  # there is no such cell
                     continue
                 sampling = Sampling.of([by_cell.get((i, name)) for i in row.manifest_ids])
                 samplings[row.label, name, text] = sampling
@@ -358,8 +361,8 @@ def _curves_of(points: _Points, conventions: Conventions, drawing: Drawing) -> p
                         **_identity(row, name, text, conventions.metric),
                         "mean": figures.at("values", row.label, name),
                         "std": figures.at("std", row.label, name),
-                        "images": figures.count("counts", row.label, name),
-                        "undefined": figures.count("undefined", row.label, name),
+                        "images": images,
+                        "undefined": undefined,
                         "photographs": sampling.units,
                         "unit": sampling.unit,
                         "seeds": figures.count("seeds", row.label, name),
@@ -470,6 +473,15 @@ def _remarks(points: _Points) -> list[str]:
             label = f"{points.labels[manifest]} under {text}"
             found.setdefault(dataset, {}).setdefault(images, []).append(label)
     return [_other_images(name, held) for name, held in found.items() if len(held) > 1]
+
+
+def _without_values(frame: pd.DataFrame) -> list[str]:
+    """Name the models that have no value of a metric at all."""
+    found = []
+    for (metric, model), points in frame.groupby(["metric", "model"], sort=False):
+        if points["mean"].isna().all():
+            found.append(f"{model}: {metric} is undefined under every perturbation.")
+    return found
 
 
 def _other_images(dataset: str, held: Mapping[bytes, Sequence[str]]) -> str:

@@ -56,7 +56,7 @@ _MOST_LEVEL_LABELS: Final = 7  # longer names than that are turned
 def write_plots(
     curves: Curves, folder: str | PathLike[str], formats: Sequence[str] = FORMATS
 ) -> list[Path]:
-    """Write a figure per kind and metric, `<kind>-<metric>.<format>`.
+    """Write a figure per kind and metric that has any value, `<kind>-<metric>.<format>`.
 
     Raises:
         UserError: There are too many models to tell apart, or a file cannot be written.
@@ -64,12 +64,19 @@ def write_plots(
     written = []
     for metric in curves.metrics:
         for kind in curves.kinds:
+            if not _has_values(curves, kind, metric):
+                continue
             figure = robustness_plot(curves, kind, metric)
             for ending in formats:
                 path = Path(folder) / f"{kind}-{metric}.{ending}"
                 write_figure(figure, path)
                 written.append(path)
     return written
+
+
+def _has_values(curves: Curves, kind: str, metric: str) -> bool:
+    points = curves.of(kind, metric)
+    return bool(points["mean"][points["kind"] == kind].notna().any())
 
 
 def robustness_plot(curves: Curves, kind: str, metric: str | None = None) -> Figure:
@@ -87,6 +94,8 @@ def robustness_plot(curves: Curves, kind: str, metric: str | None = None) -> Fig
     frame = curves.of(kind, metric)
     if frame.empty or kind not in curves.kinds:
         raise UserError(f"no rows perturbed by {kind}, only by {', '.join(curves.kinds)}")
+    if not _has_values(curves, kind, metric):
+        raise UserError(f"{metric} has no value under {kind}: nothing to draw")
     # A set or a model without this kind would only be a point at the left.
     perturbed = frame[frame["kind"] == kind]
     frame = frame[frame["set"].isin(perturbed["set"]) & frame["model"].isin(perturbed["model"])]

@@ -50,7 +50,9 @@ def _wide(curves: Curves, kind: str, metric: str) -> tuple[pd.DataFrame, list[st
     )
     wide = wide.reindex(index=pd.MultiIndex.from_tuples(rows), columns=order)
     perturbed = [text for text in order if text != UNPERTURBED]
-    wide = wide[wide[perturbed].notna().any(axis=1)]
+    of_kind = frame[frame["kind"] == kind]
+    present = set(zip(of_kind["set"], of_kind["model"], strict=True))
+    wide = wide[[row in present for row in rows]]
     counted = {name: f"{name} (n={_images(frame[frame['set'] == name])})" for name in sets}
     wide = wide.rename(index=counted, level=0)
     names = [text.partition(":")[2] for text in perturbed]

@@ -7,6 +7,7 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results.bands import IMAGES, MIXED, PHOTOGRAPHS
 from sparsevit_plugin.results.robustness import COLUMNS, build_curves, robustness_curves
 from sparsevit_plugin.results.robustness_plots import robustness_plot, write_plots
+from sparsevit_plugin.results.robustness_tables import grid, to_latex
 from sparsevit_plugin.results.store import Cell, Results
 from tests.results.helpers import counted, in_memory, manifest, scored
 
@@ -272,3 +273,21 @@ def test_too_many_models_are_refused():
         robustness_plot(curves, "jpeg")
     with pytest.raises(UserError, match="no rows perturbed by blur"):
         robustness_plot(curves, "blur")
+
+
+def test_a_metric_without_a_value_is_said_and_not_drawn(tmp_path):
+    results = perturbed(
+        *(
+            (manifest("A"), "S", text, photographed([float("nan")] * 3))
+            for text in ("none", "blur:3")
+        )
+    )
+    curves = build_curves(results)
+    assert curves.frame["mean"].isna().all()
+    assert curves.frame["undefined"].tolist() == [3, 3]
+    assert curves.remarks == ["A: pixel_f1 is undefined under every perturbation."]
+    assert write_plots(curves, tmp_path) == []
+    with pytest.raises(UserError, match="pixel_f1 has no value under blur"):
+        robustness_plot(curves, "blur")
+    assert grid(curves, "blur", "pixel_f1")[1] == ["S (n=0)", "A", "-", "-"]
+    assert r"S (n=0) & A & -- & -- \\" in to_latex(curves)
