@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="blocks to draw, counted from 1, as 3.1,3.20,4.7 (default: all)",
     )
     add("--head", type=int, metavar="N", help="one head, from 1 (default: the mean over heads)")
-    add("--pairs", type=int, default=3, metavar="N", help="blocks in a row (%(default)s)")
+    add("--pairs", type=int, metavar="N", help="blocks in a row (3 on a page, 1 in a column)")
     add_subject_arguments(parser)
 
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: Something that the user gave cannot be used.
     """
     x, y = whole_pair(args.at, "--at")
-    if args.pairs < 1:
+    if args.pairs is not None and args.pairs < 1:
         raise UserError(f"--pairs {args.pairs}: at least 1 is needed")
     width = check_out(args)
     from sparsevit_plugin.explain.attention import attention_at

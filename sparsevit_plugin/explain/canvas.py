@@ -19,7 +19,8 @@ DPI: Final = 300
 
 WIDTHS: Final = {"column": COLUMN_WIDTH, "page": PAGE_WIDTH}
 _WIDEST: Final = 60.0  # inches
-_SMALLEST_TYPE: Final = 4.5
+_SMALLEST_TYPE: Final = 3.0
+_NARROWEST: Final = 0.2
 
 
 class Canvas:
@@ -85,6 +86,20 @@ class Canvas:
         extent = text.get_window_extent(self.canvas.get_renderer())
         return float(extent.width) / self.figure.dpi
 
+    def wrapped(self, text: str, size: float, width: float) -> list[str]:
+        """Break words into lines that are not wider than so many inches."""
+        lines: list[str] = []
+        for word in text.split():
+            longer = f"{lines[-1]} {word}" if lines else word
+            probe = self.words(0, 0, longer, size)
+            fits = self.width_of(probe) <= width
+            probe.remove()
+            if lines and fits:
+                lines[-1] = longer
+            else:
+                lines.append(word)
+        return lines
+
     def squeeze(self, text: Text, width: float) -> None:
         """Make type smaller until it is not wider than so many inches."""
         size = float(text.get_fontsize())
@@ -113,6 +128,20 @@ def at_most(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
 def grey(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the brightness of an RGB picture, H x W, 0 to 255."""
     return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def check_panel(panel: float, width: float) -> None:
+    """Refuse panels that are too small to show anything.
+
+    Args:
+        panel: Width of one, in inches.
+        width: Of the figure.
+
+    Raises:
+        UserError: They are.
+    """
+    if panel < _NARROWEST:
+        raise UserError(f"--width {width:g} inches: too narrow for what stands side by side")
 
 
 def figure_width(text: str, option: str = "--width") -> float:

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from sparsevit_plugin.explain.attention import BlockAttention
-from sparsevit_plugin.explain.canvas import DPI, Canvas, at_most, grey
+from sparsevit_plugin.explain.canvas import DPI, Canvas, at_most, check_panel, grey
 from sparsevit_plugin.explain.subject import Fed, patch_side
 
 DENSE_LABEL: Final = "the same weights evaluated densely"
@@ -26,8 +26,14 @@ _BETWEEN: Final = 0.16
 _TITLE: Final = 0.17
 _CAPTION: Final = 0.15
 _ROW_GAP: Final = 0.06
+_READABLE: Final = 2.2  # of a pair
 _TALLEST: Final = 1.6  # of a panel, over its width
 _HEADER_ROOM: Final = 0.05
+_STEP: Final = 0.135  # between lines of the explanation
+_SCALE: Final = 0.2
+_SCALE_WORDS: Final = 1.05  # beside the scale of the colours
+
+_TYPE: Final = 6.5  # points
 
 
 def attention_figure(
@@ -38,7 +44,7 @@ def attention_figure(
     *,
     width: float,
     head: int | None = None,
-    pairs: int = 3,
+    pairs: int | None = None,
 ) -> Canvas:
     """Draw, block by block, what a token attends to as trained and densely.
 
@@ -52,23 +58,27 @@ def attention_figure(
         dense: The same blocks, evaluated densely.
         width: Of the figure in inches.
         head: From 1; None for the mean over heads.
-        pairs: Blocks in a row.
+        pairs: Blocks in a row; None for as many as can be read.
 
     Raises:
         UserError: A block has no such head.
     """
-    pairs = min(pairs, len(sparse))
+    pairs = min(pairs or max(1, int(width / _READABLE)), len(sparse))
     panel = (width - 2 * _MARGIN - (pairs - 1) * _BETWEEN - pairs * _GAP) / (2 * pairs)
+    check_panel(panel, width)
     height = panel * min(fed.size[0] / fed.size[1], _TALLEST)
-    # With padding a second line says how much weight is on it.
-    lines = 1 if fed.shape == fed.fed_size else 2
+    # Where tokens are of padding alone, a second line says how much weight they have.
+    padded = any(_drawn(fed, one, one.weights[0]).size < one.weights[0].size for one in sparse)
+    lines = 2 if padded else 1
     row = _TITLE + height + lines * _CAPTION + _ROW_GAP
     rows = -(-len(sparse) // pairs)
-    header = height + _CAPTION + _HEADER_ROOM
+    beside = _MARGIN + panel + _GAP + _BETWEEN  # where the words begin
+    told = _explanation(width - beside - _MARGIN, head)
+    header = max(height + _CAPTION, len(told) * _STEP + _SCALE) + _HEADER_ROOM
     canvas = Canvas(width, 2 * _MARGIN + header + rows * row)
     photograph = at_most(fed.pixels, (round(height * DPI), round(panel * DPI)))
     _photograph(canvas, fed, photograph, at, (panel, height))
-    _words(canvas, _MARGIN + panel + _GAP + _BETWEEN, head)
+    _words(canvas, beside, told)
     for number, (trained, full) in enumerate(zip(sparse, dense, strict=True)):
         left = _MARGIN + (number % pairs) * (2 * panel + _GAP + _BETWEEN)
         top = _MARGIN + header + (number // pairs) * row
@@ -167,26 +177,26 @@ def _photograph(
     canvas.squeeze(caption, width + _GAP)
 
 
-def _words(canvas: Canvas, left: float, head: int | None) -> None:
-    """Say how to read the rest."""
+def _explanation(width: float, head: int | None) -> list[str]:
+    """Return how to read the figure, in lines that are not wider than so many inches."""
     which = "the mean over heads" if head is None else f"head {head}"
-    lines = [
+    sentences = [
         f"What the framed token attends to: softmax weights, {which}.",
         "Left of each pair: sparse, as trained. Tokens outside its group are faded to white.",
         f"Right: {DENSE_LABEL} (S = 1 in every block), not a dense-trained model.",
     ]
-    step = 0.135
+    ruler = Canvas(1, 1)
+    return [line for text in sentences for line in ruler.wrapped(text, _TYPE, width)]
+
+
+def _words(canvas: Canvas, left: float, lines: Sequence[str]) -> None:
+    """Say how to read the rest, and draw the scale of the colours."""
     for number, line in enumerate(lines):
-        text = canvas.words(left, _MARGIN + 0.08 + number * step, line, 6.5, ha="left")
-        canvas.squeeze(text, canvas.width - left - _MARGIN)
-    _scale(canvas, left, _MARGIN + 0.12 + len(lines) * step)
-
-
-def _scale(canvas: Canvas, left: float, top: float) -> None:
-    """Draw the scale of the colours."""
-    axes = canvas.axes(left + 0.12, top, 1.0, 0.09)
-    ramp = np.linspace(0, 1, 256)[None]
-    axes.imshow(ramp, cmap=_COLOURS, aspect="auto")
+        canvas.words(left, _MARGIN + (number + 0.6) * _STEP, line, _TYPE, ha="left")
+    top = _MARGIN + len(lines) * _STEP + _SCALE / 2
+    bar = max(0.2, min(1.0, canvas.width - left - _MARGIN - _SCALE_WORDS))
+    axes = canvas.axes(left + 0.12, top - 0.045, bar, 0.09)
+    axes.imshow(np.linspace(0, 1, 256)[None], cmap=_COLOURS, aspect="auto")
     axes.set_axis_off()
-    canvas.words(left + 0.06, top + 0.045, "0", 6)
-    canvas.words(left + 1.17, top + 0.045, "largest weight of the panel", 6, ha="left")
+    canvas.words(left + 0.06, top, "0", 6)
+    canvas.words(left + bar + 0.17, top, "the panel's largest", 6, ha="left")

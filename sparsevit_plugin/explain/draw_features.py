@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsevit_plugin.explain.canvas import DPI, Canvas, at_most, grey
+from sparsevit_plugin.explain.canvas import DPI, Canvas, at_most, check_panel, grey
 from sparsevit_plugin.explain.features import FeatureMap
 from sparsevit_plugin.explain.gradcam import Cam
 from sparsevit_plugin.explain.subject import Fed
@@ -38,6 +38,7 @@ def feature_figure(fed: Fed, maps: Sequence[FeatureMap], channels: int, *, width
     """
     columns = 1 + channels
     panel = (width - 2 * _MARGIN - _LABEL - columns * _GAP) / columns
+    check_panel(panel, width)
     height = panel * min(fed.size[0] / fed.size[1], _TALLEST)
     row = height + _CAPTION
     canvas = Canvas(width, 2 * _MARGIN + _HEADER + (len(maps) + 1) * row)
@@ -104,6 +105,7 @@ def cam_figure(
     """
     columns = min(columns, 2 + len(cams))
     panel = (width - 2 * _MARGIN - (columns - 1) * _GAP) / columns
+    check_panel(panel, width)
     height = panel * min(fed.size[0] / fed.size[1], _TALLEST)
     row = height + _CAPTION + _GAP
     rows = -(-(2 + len(cams)) // columns)

@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from sparsevit_plugin.explain.canvas import Canvas
+from sparsevit_plugin.explain.canvas import Canvas, check_panel
 from sparsevit_plugin.explain.fusion import Tap
 
 _BAR: Final = "#0072B2"
@@ -36,6 +36,7 @@ def fusion_figure(taps: Sequence[Tap], width: float) -> Canvas:
     height = len(taps) * _ROW
     canvas = Canvas(width, _TOP + height + _BOTTOM)
     strip = width - _LEFT - _RIGHT - panels * (bars + _GAP)
+    check_panel(strip, width)
     with mpl.rc_context(_STYLE):
         _strip(canvas, taps, strip, height)
         left = _LEFT + strip + _GAP

@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.explain.canvas import Canvas
+from sparsevit_plugin.explain.canvas import Canvas, check_panel
 from sparsevit_plugin.explain.qualitative import Row
 
 # All in inches.
@@ -18,8 +17,9 @@ _HEADER: Final = 0.17
 _CAPTION: Final = 0.12
 _NAME: Final = 0.14
 _TALLEST: Final = 1.4  # of a picture, over its column's width
-_NARROWEST: Final = 0.2
 _FIT_GAP: Final = 0.02
+
+_SMALLEST_NAME: Final = 4.0  # points
 
 
 def qualitative_figure(
@@ -51,11 +51,7 @@ def qualitative_figure(
     headings = ["Image", *(["Mask"] if has_masks else []), *labels]
     left = _NAME if with_names else 0.0
     column = (width - left - (len(headings) - 1) * _GAP) / len(headings)
-    if column < _NARROWEST:
-        raise UserError(
-            f"--width {width:g} inches: {len(headings)} columns need at least "
-            f"{len(headings) * (_NARROWEST + _GAP) + left:.1f}"
-        )
+    check_panel(column, width)
     caption = _CAPTION if with_f1 else 0.0
     heights = [column * min(row.pixels.shape[0] / row.pixels.shape[1], _TALLEST) for row in rows]
     total = _HEADER + sum(heights) + len(rows) * caption + (len(rows) - 1) * _GAP
@@ -66,7 +62,7 @@ def qualitative_figure(
     top = _HEADER
     for row, height in zip(rows, heights, strict=True):
         if with_names:
-            text = canvas.words(_NAME / 2, top + height / 2, row.candidate.name, 5.5, rotation=90)
+            text = canvas.words(_NAME / 2, top + height / 2, row.candidate.shown, 5.5, rotation=90)
             _squeeze_upright(canvas, text, height)
         for place, pixels in enumerate(_pictures(row, has_masks, binary)):
             at = left + place * (column + _GAP)
@@ -99,8 +95,17 @@ def _f1_words(value: float) -> str:
 
 
 def _squeeze_upright(canvas: Canvas, text: Text, height: float) -> None:
-    """Make words that run upwards no longer than so many inches."""
+    """Make words that run upwards no longer than so many inches; cut their beginning at last."""
+    room = height / _height_of(canvas, text)
+    if room >= 1:
+        return
+    text.set_fontsize(max(_SMALLEST_NAME, room * float(text.get_fontsize())))
+    words = text.get_text()
+    while len(words) > 1 and _height_of(canvas, text) > height:
+        words = words[1:]
+        text.set_text(f"\N{HORIZONTAL ELLIPSIS}{words}")
+
+
+def _height_of(canvas: Canvas, text: Text) -> float:
     extent = text.get_window_extent(canvas.canvas.get_renderer())
-    long = extent.height / canvas.figure.dpi
-    if long > height:
-        text.set_fontsize(max(3.0, float(text.get_fontsize()) * height / long))
+    return float(extent.height) / canvas.figure.dpi

@@ -56,6 +56,11 @@ class Candidate(Photo):
     source: str = ""
     sample: Sample | None = None
 
+    @property
+    def shown(self) -> str:
+        """What it is called in a figure: its set and name, or its file's name."""
+        return self.name if self.source else self.path.name
+
     def read(self) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         """Return the pixels as `benco test` reads them, and notes on what was converted."""
         if self.sample is None:
@@ -121,7 +126,8 @@ class CheckpointMaps:
 
     def identity(self) -> Any:  # noqa: ANN401
         """Return what its maps depend on."""
-        return self.localiser.settings()
+        settings = self.localiser.settings()
+        return {name: value for name, value in settings.items() if name != "threshold"}
 
 
 class FolderMaps:

@@ -88,6 +88,8 @@ def test_mistakes_are_told_in_one_line(photos, checkpoint, tmp_path, make_mask, 
         ("gradcam", [photo, "--threshold", "1"], "no pixel is above --threshold 1 (the highest"),
         ("gradcam", [photo, "--layers", "encoder"], 'has no layer "encoder"'),
         ("features", [photo, "--channels", "99"], "--channels 99: give a number from 0 to 16"),
+        ("features", [photo, "--width", "1"], "--width 1 inches: too narrow"),
+        ("lff", ["--width", "1.5"], "--width 1.5 inches: too narrow"),
         ("features", [tmp_path / "gone.png"], "gone.png: no such file"),
         ("lff", [tmp_path / "gone"], "gone: no such file or folder"),
     ]:
