@@ -197,7 +197,7 @@ def declared() -> set[str]:
     """Return the import names of what setup.cfg requires, and of its extras for users."""
     parts = setup_cfg()
     extras = parts["options.extras_require"]
-    of_extras = [extras[name] for name in ("app", "openvino", "onnxruntime")]
+    of_extras = [extras[name] for name in ("app", "openvino", "onnxruntime", "slurm")]
     lines = "\n".join([parts["options"]["install_requires"], *of_extras]).split("\n")
     names = {line.split(">")[0].split("=")[0].split("<")[0].strip() for line in lines} - {""}
     return {IMPORT_NAMES.get(name, name) for name in names}

@@ -13,6 +13,7 @@ from sparsevit_plugin.protocol import KEEP
 
 if TYPE_CHECKING:
     from sparsevit_plugin.protocol.folder import ProtocolFolder
+    from sparsevit_plugin.protocol.launchers import Launcher
     from sparsevit_plugin.protocol.plan import Plan
     from sparsevit_plugin.protocol.request import Request
     from sparsevit_plugin.protocol.runner import Outcome, Slot
@@ -151,7 +152,11 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         help="compare data with finished cells by contents, not by names, sizes and times",
     )
     group.add_argument(
-        "--jobs", type=int, default=None, metavar="N", help="models at once (one per GPU, else 1)"
+        "--jobs",
+        type=int,
+        default=None,
+        metavar="N",
+        help="models at once (one per GPU, else 1; on a cluster all)",
     )
     group.add_argument(
         "--processes",
@@ -159,6 +164,20 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="processes that train one model together, by torchrun (1)",
+    )
+    group.add_argument(
+        "--launcher",
+        choices=("local", "slurm"),
+        default="local",
+        help="processes of this machine, or a job of a Slurm cluster for every row (local)",
+    )
+    group.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="an option of sbatch for every job, as partition=gpu, time=12:00:00 or "
+        "gpus-per-node=1; may be repeated",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     group.add_argument(
@@ -200,19 +219,19 @@ def carry_out(args: argparse.Namespace, plan: "Plan", folder: "ProtocolFolder") 
     from sparsevit_plugin.protocol.plan import unverified
     from sparsevit_plugin.protocol.runner import Runner
 
-    slots = _slots(args)
+    slots, launcher = _slots(args, len(plan.jobs)), _launcher(args, folder)
     command = shlex.join(["benco", *sys.argv[1:]])
     if args.probe_steps:
-        for job, failure in (
-            Runner(plan, folder, slots[:1], probe_steps=args.probe_steps).run().failed
-        ):
+        probe = Runner(plan, folder, slots[:1], probe_steps=args.probe_steps, launcher=launcher)
+        for job, failure in probe.run().failed:
             print(f"not measured: {job.label}: {failure['reason']} (log {failure['log']})")
     if args.verify:
         print(_about_verifying(unverified(plan, folder)))
     if args.dry_run:
         print_plan(plan, folder, keep=args.keep)
         return 0
-    outcome = Runner(plan, folder, slots, keep=args.keep, command=command).run()
+    runner = Runner(plan, folder, slots, keep=args.keep, command=command, launcher=launcher)
+    outcome = runner.run()
     return _report(outcome, folder, args)
 
 
@@ -289,13 +308,30 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _slots(args: argparse.Namespace) -> "list[Slot]":
+def _slots(args: argparse.Namespace, rows: int) -> "list[Slot]":
     import torch
 
-    from sparsevit_plugin.protocol.runner import make_slots
+    from sparsevit_plugin.protocol.runner import Slot, make_slots
 
+    if args.launcher == "slurm":  # the cluster has its own queue
+        return [Slot()] * (args.jobs or max(rows, 1))
     gpus = torch.cuda.device_count() if args.device in ("auto", "cuda") else 0
     return make_slots(args.jobs, args.processes, gpus, os.cpu_count() or 1)
+
+
+def _launcher(args: argparse.Namespace, folder: "ProtocolFolder") -> "Launcher | None":
+    """Return what starts the jobs; None for this machine.
+
+    Raises:
+        UserError: Options of a cluster without one, or it cannot be used.
+    """
+    from sparsevit_plugin.protocol.launchers import SlurmLauncher, slurm_options
+
+    if args.launcher == "slurm":
+        return SlurmLauncher(folder.path / "slurm", slurm_options(args.slurm))
+    if args.slurm:
+        raise UserError("--slurm is of --launcher slurm")
+    return None
 
 
 def _report(outcome: "Outcome", folder: "ProtocolFolder", args: argparse.Namespace) -> int:

@@ -5,12 +5,9 @@ runs out of memory takes no other along. A runner that is killed takes its jobs 
 again, it goes on with what is missing.
 """
 
-import contextlib
-import ctypes
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections import deque
@@ -24,6 +21,7 @@ from rich.console import Console
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import prove_writable, write_json_atomic
 from sparsevit_plugin.protocol.folder import ProtocolFolder
+from sparsevit_plugin.protocol.launchers import STOP_SECONDS, Launched, Launcher, LocalLauncher
 from sparsevit_plugin.protocol.plan import Job, Plan, state_of
 from sparsevit_plugin.protocol.worker import BUSY, order_of, write_order
 
@@ -31,11 +29,9 @@ POLL_SECONDS: Final = 0.2
 REPORT_SECONDS: Final = 60.0
 """So often a running job's last line is shown."""
 
-_STOP_SECONDS: Final = 60.0  # after SIGTERM a training saves its state
 _RETRY_SECONDS: Final = 5.0  # between looks whether another runner's job has ended
 _TAIL_BYTES: Final = 8192
 _ERROR_LINE: Final = re.compile(r"benco: error: (.*)")
-_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ class Running:
 
     job: Job
     slot: Slot
-    process: subprocess.Popen[bytes]
+    process: Launched
     log: IO[bytes]
     log_start: int
     number: int
@@ -127,6 +123,7 @@ class Runner:
         keep: What is kept of finished trainings, see `protocol.KEEP`.
         probe_steps: Only measure so many training steps of each job that has anything left to do.
         command: The user's command, for manifests.
+        launcher: Starts the jobs; processes of this machine where it is None.
     """
 
     def __init__(
@@ -138,6 +135,7 @@ class Runner:
         keep: str = "best",
         probe_steps: int = 0,
         command: str = "",
+        launcher: Launcher | None = None,
     ) -> None:
         self.plan = plan
         self.folder = folder
@@ -145,6 +143,7 @@ class Runner:
         self.keep = keep
         self.probe_steps = probe_steps
         self.command = command
+        self.launcher = launcher or LocalLauncher()
         self.waiting: deque[Job] = deque()
         self.busy: list[Job] = []
         self.total = 0
@@ -195,15 +194,8 @@ class Runner:
         path = self.folder.job_file(job.name)
         write_order(path, order)
         log = self._open_log(job)
-        process = subprocess.Popen(  # noqa: S603 - this interpreter and our own module
-            _command(path, self.plan.request.processes),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=slot.environment(),
-            start_new_session=True,  # Ctrl-C reaches the runner alone, which stops its jobs
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
-        )
+        command = _command(path, self.plan.request.processes)
+        process = self.launcher.start(command, log, slot.environment(), f"benco {job.name}")
         run = Running(job, slot, process, log, log.tell(), number)
         self.running.append(run)
         self._say(f"{self._title(run)}: started, log {log.name}")
@@ -271,7 +263,7 @@ class Runner:
             "label": run.job.label,
             "seed": run.job.seed,
             "code": code,
-            "reason": _reason(_tail(log, run.log_start), code),
+            "reason": run.process.reason or _reason(_tail(log, run.log_start), code),
             "log": str(log),
         }
         try:
@@ -283,15 +275,10 @@ class Runner:
     def _stop_all(self) -> None:
         """Stop the running jobs: first politely, so that trainings save their state."""
         for run in self.running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(run.process.pid, signal.SIGTERM)
+            run.process.stop()
         for run in self.running:
-            try:
-                run.process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(run.process.pid, signal.SIGKILL)
-                run.process.wait()
+            if not run.process.wait(STOP_SECONDS):
+                run.process.kill()
             run.log.close()
         self.running.clear()
 
@@ -318,11 +305,6 @@ def note_plan(plan: Plan, folder: ProtocolFolder) -> None:
 def _command(order: Path, processes: int) -> list[str]:
     command = [sys.executable, "-m", "sparsevit_plugin", "protocol", "work", str(order)]
     return command if processes == 1 else [*command, "--processes", str(processes)]
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent dies: no orphan keeps a job's lock."""
-    ctypes.CDLL(None, use_errno=True).prctl(_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def _title(job: Job) -> str:

@@ -191,7 +191,7 @@ def test_an_old_failure_is_not_taken_for_the_new_one(lab, monkeypatch):
 def test_an_interrupted_runner_stops_its_jobs(lab, monkeypatch):
     script = "import time; time.sleep(60)"
     monkeypatch.setattr(runner, "_command", lambda *_: [sys.executable, "-c", script])
-    monkeypatch.setattr(runner, "_STOP_SECONDS", 5.0)
+    monkeypatch.setattr(runner, "STOP_SECONDS", 5.0)
     one = Runner(lab.plan(), lab.folder, [Slot()])
 
     def interrupt():
