@@ -128,13 +128,16 @@ def run(args: argparse.Namespace) -> int:
     """
     width = _check(args)
     from sparsevit_plugin.explain.draw_qualitative import qualitative_figure
-    from sparsevit_plugin.explain.qualitative import make_rows, open_models, read_models
+    from sparsevit_plugin.explain.qualitative import make_rows, of_set, open_models, read_models
 
     words = read_models(args.models)
     sets = _sets(args)
     candidates = _candidates(args, sets)
     options = {**given_options(args, _OPTIONS), "threshold": args.threshold}
-    sources = open_models(words, candidates, allow_stretched=args.allow_stretched, **options)
+    # Maps are paired with whole sets: a few names alone would fit those of another set as well.
+    whole = [*(one for source in _sets(args, whole=True) for one in of_set(source))]
+    whole += [one for one in candidates if not one.source]
+    sources = open_models(words, whole, allow_stretched=args.allow_stretched, **options)
     choice = _choose(args, candidates, sources, sets)
     rows = make_rows(choice.images, sources, args.threshold)
     labels = [source.label for source in sources]
@@ -183,11 +186,11 @@ def _check(args: argparse.Namespace) -> float:
     return figure_width(args.width)
 
 
-def _sets(args: argparse.Namespace) -> "list[ImageSet]":
-    """Read the sets that images are taken from."""
+def _sets(args: argparse.Namespace, *, whole: bool = False) -> "list[ImageSet]":
+    """Read the sets that images are taken from; what --choose may not take only if asked for."""
     from sparsevit_plugin.harness.sources import each_once, read_source
 
-    authentic: Authentic = args.authentic if args.choose else "include"
+    authentic: Authentic = args.authentic if args.choose and not whole else "include"
     if args.set:
         from sparsevit_plugin.harness.registered_sets import DataRoots, read_registered
 

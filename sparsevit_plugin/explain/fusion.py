@@ -100,7 +100,7 @@ def contributions(subject: Subject, fed: Fed) -> list[Tensor]:
     finally:
         hook.remove()
     rows, columns = (-(-side // 16) for side in fed.shape)
-    return [part[0, :, :rows, :columns] for part in found]
+    return [part[0, :, :rows, :columns].cpu() for part in found]
 
 
 def variance_shares(parts: list[Tensor]) -> list[float]:

@@ -136,11 +136,14 @@ class FolderMaps:
     Args:
         label: Heading.
         folder: The maps.
-        candidates: All images that maps may be asked for; pairing looks at all names at once.
+        candidates: All images of the sets that images are taken from, and those that were named by
+            path: pairing looks at all names at once. Of several sets, the maps of each are in a
+            folder of the set's name, unless no name is in two sets.
         allow_stretched: Whether a map of another aspect ratio is taken as one of the whole image.
 
     Raises:
-        UserError: The folder holds no maps, or none is of any of the images.
+        UserError: The folder holds no maps, none is of any of the images, or one could be of images
+            of two sets.
     """
 
     def __init__(
@@ -154,22 +157,35 @@ class FolderMaps:
         self.label = label
         self.folder = folder
         self.allow_stretched = allow_stretched
-        try:
-            found = find_maps(folder)
-        except UserError as error:
-            raise UserError(str(error).replace("--pred", f"--models {label}", 1)) from None
         self.files: dict[str, Path] = {}
-        for source in dict.fromkeys(candidate.source for candidate in candidates):
+        sources = list(dict.fromkeys(candidate.source for candidate in candidates))
+        owners: dict[Path, str] = {}
+        for source in sources:
             of_source = [one for one in candidates if one.source == source]
             samples = [Sample(one.path, None, _name_in_set(one)) for one in of_source]
             names = {_name_in_set(one): one.name for one in of_source}
-            pairing = pair_maps(samples, found.maps)
-            self.files |= {names[sample.name]: file for sample, file in pairing.pairs}
+            for sample, file in pair_maps(samples, self._maps_of(source, sources)).pairs:
+                name = names[sample.name]
+                if file in owners:
+                    raise UserError(
+                        f"--models {label}: {file} could be of {owners[file]} and of {name}: put "
+                        f"the maps of each set in a folder of its name, as {folder / source}"
+                    )
+                owners[file] = name
+                self.files[name] = file
         if not self.files:
             raise UserError(
-                f"--models {label}: {folder} holds {len(found.maps)} maps, none of them of "
-                f"{candidates[0].name} or the other images"
+                f"--models {label}: {folder} holds no map of {candidates[0].name} or the other "
+                "images"
             )
+
+    def _maps_of(self, source: str, sources: Sequence[str]) -> dict[str, Path]:
+        """Return the maps that may be of a set's images."""
+        own = self.folder / source if len(sources) > 1 and source else self.folder
+        try:
+            return find_maps(own if own.is_dir() else self.folder).maps
+        except UserError as error:
+            raise UserError(str(error).replace("--pred", f"--models {self.label}", 1)) from None
 
     def maps(self, candidates: Sequence[Candidate]) -> Iterator[Map | BadSample]:
         """Yield the map of each image; one without a map is a `BadSample`."""
@@ -277,7 +293,7 @@ def open_models(
 
     Args:
         words: As `read_models` gives them.
-        candidates: All images that maps may be asked for.
+        candidates: As `FolderMaps` takes them.
         allow_stretched: For maps of other programs.
         **options: Of `Localiser`, for checkpoints.
 

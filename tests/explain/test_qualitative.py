@@ -234,8 +234,24 @@ def test_a_folder_without_maps_of_the_images_is_refused(tmp_path, image_set):
     with pytest.raises(UserError, match=r"--models other .*: holds no maps"):
         FolderMaps("other", folder, of_set(image_set))
     np.save(folder / "else.npy", np.zeros(SIZE, np.float32))
-    with pytest.raises(UserError, match="holds 1 maps, none of them of"):
+    with pytest.raises(UserError, match=r"holds no map of set.Tp.000\.jpg or the other images"):
         FolderMaps("other", folder, of_set(image_set))
+
+
+def test_maps_of_several_sets_are_told_apart_by_folders(tmp_path, make_set):
+    """Two sets whose images have the same names: a map is of one of them only."""
+    sets = [
+        next(iter(read_source(make_set(tmp_path / name, 2, SIZE)).values())) for name in ("a", "b")
+    ]
+    both = [one for source in sets for one in of_set(source)]
+    save_maps(tmp_path / "flat", [10, 20])
+    with pytest.raises(UserError, match=r"could be of a/Tp/000\.jpg and of b/Tp/000\.jpg: put the"):
+        FolderMaps("flat", tmp_path / "flat", both)
+    save_maps(tmp_path / "apart/a", [10, 20])
+    save_maps(tmp_path / "apart/b", [30, 40])
+    found = FolderMaps("apart", tmp_path / "apart", both).maps(both)
+    assert [round(255 * float(one[0, 0])) for one in found] == [10, 20, 30, 40]
+    assert len(FolderMaps("flat", tmp_path / "flat", of_set(sets[0])).files) == 2
 
 
 # --- rows -----------------------------------------------------------------------------------------
