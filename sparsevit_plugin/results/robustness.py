@@ -197,12 +197,13 @@ def build_curves(
     return Curves(
         frame=frame,
         captions={
-            one.metric: _caption(points, one, [_about_bands(one, frame, drawing)]) for one in chosen
+            one.metric: _caption(points, one, frame, [_about_bands(one, frame, drawing)])
+            for one in chosen
         },
-        plain={one.metric: _caption(points, one, []) for one in chosen},
+        plain={one.metric: _caption(points, one, frame, []) for one in chosen},
         short={one.metric: _short_caption(points, one, frame, drawing) for one in chosen},
         threshold=_threshold(points, chosen),
-        remarks=[*_remarks(points), *_without_values(frame)],
+        remarks=_remarks(points),
     )
 
 
@@ -390,12 +391,15 @@ def _identity(row: TableRow, dataset: str, text: str, metric: str) -> dict[str, 
 # --- words ---------------------------------------------------------------------------------------
 
 
-def _caption(points: _Points, conventions: Conventions, bands: Sequence[str]) -> str:
+def _caption(
+    points: _Points, conventions: Conventions, frame: pd.DataFrame, bands: Sequence[str]
+) -> str:
     """State every convention behind the curves of a metric."""
     sentences = [
         describe.caption([conventions], points.rows, points.cells, points.labels),
         *_seeds(points.shown),
         *bands,
+        *_undefined(conventions.metric, frame),
         _ABOUT_MASKS,
     ]
     return " ".join(sentences)
@@ -411,8 +415,13 @@ def _short_caption(
     points: _Points, conventions: Conventions, frame: pd.DataFrame, drawing: Drawing
 ) -> str:
     """State what a figure must say of itself."""
-    sentences = [describe.measured([conventions], points.rows), *_seeds(points.shown)]
-    return " ".join([*sentences, _about_bands(conventions, frame, drawing)])
+    sentences = [
+        describe.measured([conventions], points.rows),
+        *_seeds(points.shown),
+        _about_bands(conventions, frame, drawing),
+        *_undefined(conventions.metric, frame),
+    ]
+    return " ".join(sentences)
 
 
 def _seeds(shown: Sequence[TableRow]) -> list[str]:
@@ -421,6 +430,14 @@ def _seeds(shown: Sequence[TableRow]) -> list[str]:
         return []
     words = ", ".join(f"{row.label} {len(row.members)}" for row in several)
     return [f"Mean over seeds ({words})."]
+
+
+def _undefined(metric: str, frame: pd.DataFrame) -> list[str]:
+    """Name the models that have no value of a metric at all."""
+    of_metric = frame[frame["metric"] == metric]
+    found = of_metric.groupby("model", sort=False)["mean"].count()
+    names = [str(model) for model in found.index[found == 0]]
+    return [f"Undefined under every perturbation: {', '.join(names)}."] if names else []
 
 
 def _about_bands(conventions: Conventions, frame: pd.DataFrame, drawing: Drawing) -> str:
@@ -473,15 +490,6 @@ def _remarks(points: _Points) -> list[str]:
             label = f"{points.labels[manifest]} under {text}"
             found.setdefault(dataset, {}).setdefault(images, []).append(label)
     return [_other_images(name, held) for name, held in found.items() if len(held) > 1]
-
-
-def _without_values(frame: pd.DataFrame) -> list[str]:
-    """Name the models that have no value of a metric at all."""
-    found = []
-    for (metric, model), points in frame.groupby(["metric", "model"], sort=False):
-        if points["mean"].isna().all():
-            found.append(f"{model}: {metric} is undefined under every perturbation.")
-    return found
 
 
 def _other_images(dataset: str, held: Mapping[bytes, Sequence[str]]) -> str:

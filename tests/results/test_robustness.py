@@ -285,7 +285,8 @@ def test_a_metric_without_a_value_is_said_and_not_drawn(tmp_path):
     curves = build_curves(results)
     assert curves.frame["mean"].isna().all()
     assert curves.frame["undefined"].tolist() == [3, 3]
-    assert curves.remarks == ["A: pixel_f1 is undefined under every perturbation."]
+    for words in (curves.captions, curves.plain, curves.short):
+        assert "Undefined under every perturbation: A." in words["pixel_f1"]
     assert write_plots(curves, tmp_path) == []
     with pytest.raises(UserError, match="pixel_f1 has no value under blur"):
         robustness_plot(curves, "blur")
