@@ -204,10 +204,10 @@ def _sets(args: argparse.Namespace, *, whole: bool = False) -> "list[ImageSet]":
     wanted = {"include": (True, False), "exclude": (True,), "only": (False,)}[authentic]
     found = []
     for source in read_source(args.test_data_path).values():
-        whole = each_once(source)
-        samples = tuple(one for one in whole.samples if (one.mask is not None) in wanted)
+        images = each_once(source)
+        samples = tuple(one for one in images.samples if (one.mask is not None) in wanted)
         if samples:
-            found.append(replace(whole, samples=samples))
+            found.append(replace(images, samples=samples))
     if not found:
         raise UserError(f"{args.test_data_path}: --authentic {authentic} leaves no image")
     return found
