@@ -11,6 +11,7 @@ import io
 import os
 import posixpath
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -190,7 +191,9 @@ def notebook_page(file: File, config: MkDocsConfig) -> Iterator[File]:
 
 def command_line() -> str:
     """Return the page of the command line: the help text of every verb."""
-    from sparsevit_plugin.cli.main import VERBS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what IMDLBenCo imports
+        from sparsevit_plugin.cli.main import VERBS
 
     parts = ["# Command line\n\nWhat `--help` prints, made from the parsers.\n", _help_of()]
     for name, verb in VERBS.items():
