@@ -34,7 +34,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `benco attention`."""
     parser.description = (
-        "Draw what the token at a pixel attends to in each sparse block of SparseViT, over the "
+        "Draw what the token at a pixel attends to in each sparse block of SparseViT, over the\n"
         "photograph, as trained and densely."
     )
     parser.epilog = _EPILOG
