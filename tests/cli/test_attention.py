@@ -73,7 +73,7 @@ MISTAKES = [
     (["--at", "1,2", "--blocks", ","], "--blocks: name at least one"),
     (["--at", "1,2", "--head", "4", "--blocks", "3.1"], "--head 4: stage 3, block 1"),
     (["--at", "1,2", "--pairs", "0"], "--pairs 0"),
-    (["--at", "1,2", "--width", "1"], "--width 1 inches: too narrow"),
+    (["--at", "1,2", "--width", "1", "--pairs", "3"], "--width 1 inches: too narrow"),
     (["--at", "1,2", "--width", "wide"], "--width wide: give column, page or inches"),
 ]
 
