@@ -48,7 +48,7 @@ def settle(backend: str, precision: str = "auto", device: str = "cpu") -> Choice
     Args:
         backend: One of `BACKENDS`.
         precision: One of the backend's, another word for one, or `auto`: PyTorch's fp16 autocast on
-            a GPU, as IMDLBenCo has it, and single precision elsewhere.
+            a GPU, as IMDLBenCo trains, and single precision elsewhere.
         device: The kind of device, as PyTorch names it: `cpu`, `cuda`, `cuda:0`, `mps`.
 
     Raises:

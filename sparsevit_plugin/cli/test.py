@@ -37,16 +37,16 @@ def run(argv: list[str]) -> int:
         return launch_processes(cfg.devices, ["test", *argv])
     evaluate_checkpoints(cfg)
     if is_main_process():
-        print_results(Path(cfg.output_dir))
+        print_results(Path(cfg.output_dir), cfg.perturbation)
     return 0
 
 
-def print_results(folder: Path) -> None:
+def print_results(folder: Path, perturbation: str) -> None:
     """Print the cross-dataset table of a run's folder, and say where its rows are."""
     from sparsevit_plugin.results.store import load
 
     results = load(folder)
-    table = results.table(metric="pixel_f1")
+    table = results.table(metric="pixel_f1", perturbation=perturbation)
     if not table.is_empty:
         table.print()
     print(f"rows, histograms and manifests: {folder / 'results'}")

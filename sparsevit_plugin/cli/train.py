@@ -38,5 +38,5 @@ def run(argv: list[str]) -> int:
     if is_main_process():
         print(f"weights: {Path(cfg.output_dir) / 'best.safetensors'}")
         if cfg.test_data_path:
-            print_results(Path(cfg.output_dir))
+            print_results(Path(cfg.output_dir), cfg.perturbation)
     return 0

@@ -270,7 +270,7 @@ def resolve(
     if not named:
         registration.import_user(list(recipe.imports))
     if card and record.model_arguments:
-        record = _without_weights(record, card, constructor)
+        record = _as_a_record_can_say(record, card, constructor)
     from_recipe = _recipe_layer(recipe, named is not None)
     left_out: list[tuple[str, str]] = []
     if named and common_recipe:
@@ -320,11 +320,19 @@ def _recorded_layer(verb: str, flags: options.Flags, recorded: Recorded | None) 
     return Layer("checkpoint", where, values, content.get("model_arguments", {}))
 
 
-def _without_weights(record: Layer, card: ModelCard, constructor: Callable[..., Any]) -> Layer:
-    """Drop the pretraining files, which the checkpoint supersedes, unless they are required."""
+def _as_a_record_can_say(
+    record: Layer, card: ModelCard, constructor: Callable[..., Any]
+) -> Layer:
+    """Drop what a record holds and means nothing.
+
+    That is the pretraining files, which the checkpoint supersedes, unless they are required; and
+    Python objects such as a norm's class, of which a record has only the text: nothing but the
+    constructor's own default can have been there.
+    """
     takes = arguments.read_arguments(constructor)
     dropped = {w.argument for w in card.weights if w.argument in takes}
     dropped = {name for name in dropped if not takes[name].required}
+    dropped |= {name for name, argument in takes.items() if argument.kind is None}
     kept = {n: value for n, value in record.model_arguments.items() if n not in dropped}
     return dataclasses.replace(record, model_arguments=kept)
 

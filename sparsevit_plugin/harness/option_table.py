@@ -537,7 +537,7 @@ def _device_options() -> list[Option]:
             "precision",
             "str",
             "auto",
-            "Number format; auto is fp16 on CUDA, as upstream, and fp32 elsewhere "
+            "Number format; auto is fp16 on CUDA, as upstream trains, and fp32 elsewhere "
             "(upstream: --if-not-amp for 32). bf16 and int8 are for tests.",
             group,
             upstream=("if_not_amp",),

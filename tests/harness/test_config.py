@@ -277,6 +277,21 @@ def test_a_checkpoint_settles_the_model_it_was_trained_as():
     assert (cfg.image_size, cfg.origin["image_size"]) == (512, "flag")
 
 
+def test_a_record_of_a_python_object_does_not_count():
+    """A record holds the text of upstream's norm class, which no constructor takes."""
+
+    def recorded(path):
+        return {
+            "options": {"model": "SparseViT_upstream"},
+            "model_arguments": {"norm_layer": "functools.partial(...)", "head_dim": 64},
+        }
+
+    argv = ["--checkpoint", "c.safetensors", "--test-data-path", "x"]
+    cfg = resolve("test", argv, recorded=recorded)
+    assert cfg.model_arguments["head_dim"] == 64
+    assert "norm_layer" not in cfg.model_arguments
+
+
 @pytest.mark.parametrize("recipe", ["default", "repo", "paper", "benco", "demo"])
 def test_every_shipped_recipe_fits_its_model(recipe):
     name = "SparseViT_tiny" if recipe == "demo" else "SparseViT"
