@@ -42,8 +42,8 @@ def make_fabric(
 
     Args:
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        precision: `auto` (fp16 autocast on a GPU, as upstream trains, else fp32), `32`, `16-mixed` or
-            `bf16-mixed`.
+        precision: `auto` (fp16 autocast on a GPU, as upstream trains, else fp32), `32`,
+            `16-mixed` or `bf16-mixed`.
         find_unused_parameters: Passed to DistributedDataParallel.
         matmul: `auto`, `mkl` or `onednn`: which library multiplies matrices on a CPU.
         purpose: `inference` or `training`.
