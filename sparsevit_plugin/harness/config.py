@@ -320,9 +320,7 @@ def _recorded_layer(verb: str, flags: options.Flags, recorded: Recorded | None) 
     return Layer("checkpoint", where, values, content.get("model_arguments", {}))
 
 
-def _as_a_record_can_say(
-    record: Layer, card: ModelCard, constructor: Callable[..., Any]
-) -> Layer:
+def _as_a_record_can_say(record: Layer, card: ModelCard, constructor: Callable[..., Any]) -> Layer:
     """Drop what a record holds and means nothing.
 
     That is the pretraining files, which the checkpoint supersedes, unless they are required; and
