@@ -112,7 +112,7 @@ def test_a_row_that_reaches_its_time_limit_saves_its_state_and_goes_on(slurm, sl
     run = start(slow, slurm, *words, seconds=45.0, models="Slow")
     assert "1 rows done now" in finish_without_delay(run, slurm)
     (log,) = (slow.runs / "lab" / "logs").glob("*.log")
-    assert "resuming" in log.read_text()
+    assert "resumed from" in log.read_text()
     (submitit,) = (slow.runs / "lab" / "slurm").glob("*_0_log.out")
     assert "timed-out" in submitit.read_text()
 
