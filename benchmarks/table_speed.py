@@ -2,13 +2,16 @@
 
 Ten models on five sets of 20,000 images, as random numbers, are written to a temporary store.
 Printed are the seconds of reading it, of aggregating it, and of the paired test, which is timed
-apart.
+apart; the store's size on the disk; and after each step the most memory that the process has had.
+`--rows 10000000 --models 50` is the measurement of docs/scaling.md.
 """
 
 import argparse
+import resource
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +21,8 @@ from sparsevit_plugin.results.store import Results, Store, load
 
 SETS = 5
 IMAGES_PER_PHOTOGRAPH = 4
+MIB = 1 << 20
+KIB_IN_GIB = 1 << 20
 T = TypeVar("T")
 
 
@@ -30,6 +35,7 @@ def main() -> None:
     images = args.rows // args.models // SETS
     with tempfile.TemporaryDirectory() as folder:
         timed("write", lambda: write(Store(folder), args.models, images))
+        print_size(Path(folder))
         results = timed("load", lambda: load(folder))
         both = ["pixel_f1", "pixel_auc"]
         timed("table of one metric", results.table)
@@ -42,8 +48,16 @@ def timed(what: str, call: Callable[[], T]) -> T:
     """Call, and print how long it took."""
     start = time.perf_counter()
     result = call()
-    print(f"{what}: {time.perf_counter() - start:.2f} s", flush=True)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB_IN_GIB  # KiB on Linux
+    print(f"{what}: {seconds:.2f} s, at most {peak:.2f} GiB until then", flush=True)
     return result
+
+
+def print_size(folder: Path) -> None:
+    """Print how many files the store has, and how many bytes."""
+    sizes = [path.stat().st_size for path in folder.rglob("*.parquet")]
+    print(f"on the disk: {sum(sizes) / MIB:.0f} MiB in {len(sizes)} files of rows")
 
 
 def write(store: Store, models: int, images: int) -> None:
