@@ -13,6 +13,7 @@ from sparsevit_plugin.confinement import FLAG, VARIABLE, check_confined, confine
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.images import read_image
 from sparsevit_plugin.harness.map_files import read_map
+from sparsevit_plugin.harness.photo_paths import find_photographs
 from sparsevit_plugin.harness.sources import read_source
 
 MOST_PIXELS = 1 << 24
@@ -51,6 +52,17 @@ def test_a_list_that_names_a_file_outside_is_refused_before_anything_starts(plac
         pytest.raises(UserError, match=r"secret\.jpg.* lies outside .*inside, and --confine"),
     ):
         read_source(listing)
+
+
+def test_a_link_among_photographs_to_predict_is_refused_before_any_is_read(place):
+    link = place / "inside" / "set" / "Tp" / "link.jpg"
+    link.symlink_to(place / "outside" / "secret.jpg")
+    assert len(find_photographs([str(link.parent)])) == 3
+    with (
+        confined_to(place / "inside"),
+        pytest.raises(UserError, match=r"link\.jpg .*secret\.jpg.* lies outside"),
+    ):
+        find_photographs([str(link.parent)])
 
 
 def test_a_mask_a_list_and_a_map_outside_are_refused(place):

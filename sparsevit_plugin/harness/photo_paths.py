@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from sparsevit_plugin.confinement import check_confined
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.predict import Photo
 from sparsevit_plugin.harness.sources import IMAGE_EXTENSIONS
@@ -35,7 +36,8 @@ def find_photographs(words: Sequence[str], leave_out: Path | None = None) -> lis
             of the results.
 
     Raises:
-        UserError: A word names nothing, or a folder holds no photograph.
+        UserError: A word names nothing, a folder holds no photograph, or one of them lies outside
+            the folder that data is confined to.
     """
     files: dict[str, Path] = {}
     for word in words:
@@ -43,6 +45,7 @@ def find_photographs(words: Sequence[str], leave_out: Path | None = None) -> lis
         if not found:
             raise UserError(f"{word}: holds no photographs ({_suffixes()})")
         for path in found:
+            check_confined(path)  # here: from a process that reads images it is no single line
             files.setdefault(os.path.abspath(path), path)  # noqa: PTH100 (links keep their names)
     root = words[0] if len(words) == 1 and Path(words[0]).is_dir() else _common_folder(list(files))
     return _named(files, os.path.abspath(root))  # noqa: PTH100
