@@ -66,30 +66,34 @@ def is_confined() -> bool:
     return VARIABLE in os.environ
 
 
-def take_flag(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """Take `--confine DIR` out of a command line, wherever it stands.
+def take_flag(
+    words: Sequence[str], flag: str = FLAG, wanted: str = "a folder"
+) -> tuple[list[str], str | None]:
+    """Take a flag of every verb and its value out of a command line, wherever it stands.
 
     Args:
         words: The words after the command's name.
+        flag: The flag.
+        wanted: What its value is.
 
     Returns:
-        The other words, and the folder; None where there is none.
+        The other words, and the value; None where there is none.
 
     Raises:
-        UserError: The flag stands there twice, or without a folder.
+        UserError: The flag stands there twice, or without a value.
     """
     rest: list[str] = []
-    folders: list[str] = []
+    values: list[str] = []
     remaining = iter(words)
     for word in remaining:
-        if word == FLAG:
-            folders.append(next(remaining, ""))
-        elif word.startswith(f"{FLAG}="):
-            folders.append(word.partition("=")[2])
+        if word == flag:
+            values.append(next(remaining, ""))
+        elif word.startswith(f"{flag}="):
+            values.append(word.partition("=")[2])
         else:
             rest.append(word)
-    if len(folders) > 1:
-        raise UserError(f"{FLAG} is given twice")
-    if "" in folders:
-        raise UserError(f"{FLAG} needs a folder")
-    return rest, folders[0] if folders else None
+    if len(values) > 1:
+        raise UserError(f"{flag} is given twice")
+    if "" in values:
+        raise UserError(f"{flag} needs {wanted}")
+    return rest, values[0] if values else None

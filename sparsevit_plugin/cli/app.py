@@ -6,6 +6,7 @@ import sys
 
 from sparsevit_plugin.cli.checkpoint_options import add_groups, given_options
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.pixel_limit import DEFAULT, is_limited, limited_to
 
 _OPTIONS = {
     "model": ("model", "imports", "if_predict_label", "no_model_eval"),
@@ -84,7 +85,10 @@ def run(args: argparse.Namespace) -> int:
     def tell(address: str) -> None:
         print(f"{localiser.config.model} at {address}  (Ctrl-C stops)", flush=True)
 
-    serve(localiser, limits, host=args.host, port=port, started=tell)
+    # What the page accepts is to be read, unless the whole command was given a limit of its own.
+    most = None if is_limited() else max(args.max_pixels, DEFAULT)
+    with limited_to(most):
+        serve(localiser, limits, host=args.host, port=port, started=tell)
     return 0
 
 

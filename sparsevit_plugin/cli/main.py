@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from sparsevit_plugin import pixel_limit
 from sparsevit_plugin.cli.parser import SuggestingParser
 from sparsevit_plugin.confinement import FLAG, confined_to, take_flag
 from sparsevit_plugin.errors import UserError, suggest
@@ -138,7 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         words, folder = take_flag(sys.argv[1:] if argv is None else argv)
-        with confined_to(folder), _clean_output():
+        words, pixels = _take_pixels(words)
+        with confined_to(folder), pixel_limit.limited_to(pixels), _clean_output():
             code = _dispatch(words)
         sys.stdout.flush()
     except UserError as error:
@@ -152,6 +154,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     return code
+
+
+def _take_pixels(words: list[str]) -> tuple[list[str], str | None]:
+    """Take `--max-pixels N` out of a command line; behind `app` it is that verb's own."""
+    end = len(words)
+    with contextlib.suppress(ValueError):
+        place = words.index("app")
+        if place == 0 or words[0].startswith(pixel_limit.FLAG):
+            end = place
+    before, pixels = take_flag(words[:end], pixel_limit.FLAG, "a number of pixels")
+    return [*before, *words[end:]], pixels
 
 
 def version_text() -> str:
@@ -170,6 +183,8 @@ def _clean_output() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             silence_known_warnings()
+            # Pillow says this of pictures above --max-pixels; they are refused in one line.
+            warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds", RuntimeWarning)
             yield
     finally:
         log.removeHandler(handler)
@@ -209,6 +224,11 @@ def _top_parser() -> SuggestingParser:
         FLAG,
         metavar="DIR",
         help="with any verb: refuse images, masks and lists outside DIR, links followed",
+    )
+    parser.add_argument(
+        pixel_limit.FLAG,
+        metavar="N",
+        help=f"with any verb: refuse images, masks and maps of more pixels ({pixel_limit.DEFAULT})",
     )
     return parser
 

@@ -6,8 +6,6 @@ pixels are the ones that IMDLBenCo's own loader gives.
 """
 
 import contextlib
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from sparsevit_plugin.confinement import check_confined
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.pixel_limit import FLAG, pixel_limit
 
 MASK_RULE = (
     "a pixel is tampered where the mean of red, green and blue is above 127.5 on the 8-bit scale; "
@@ -40,6 +39,7 @@ NOTE_EXIF_TURNED = "turned by its EXIF orientation, which makes it match its mas
 
 _EIGHT_BIT = 255
 _SIXTEEN_BIT = 65535
+_PROGRAMS = frozenset({"EPS"})  # Pillow has Ghostscript run them
 _LOSSY_FORMATS = frozenset({"JPEG", "MPO", "WEBP"})
 _EXIF_ORIENTATION = 0x0112
 # EXIF 2.32, tag 274: what has to be done to the stored pixels to see them upright.
@@ -67,19 +67,6 @@ _MODE_NOTES = {
     "LAB": NOTE_COLOUR,
     "HSV": NOTE_COLOUR,
 }
-# What Pillow's readers raise on damaged files; anything else is a mistake in this program.
-_DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    struct.error,
-    zlib.error,
-)
 
 
 class BadImage(UserError):  # noqa: N818 (named for what it is about, as `BadSample`)
@@ -245,8 +232,7 @@ def upright_size(path: Path | str) -> tuple[int, int]:
     Raises:
         BadImage: If the header cannot be read.
     """
-    path = Path(path)
-    with _decoder_errors_named(path), Image.open(path) as picture:
+    with open_picture(path) as picture:
         width, height = picture.size
         orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
     return (width, height) if orientation in _EXIF_SIDEWAYS else (height, width)
@@ -328,7 +314,8 @@ def decode_samples(
 
     Args:
         path: The file.
-        most_pixels: Larger images are refused before they are decoded; None for Pillow's own limit.
+        most_pixels: Larger images are refused before they are decoded, if the limit of
+            `--max-pixels` does not refuse them anyway.
 
     Returns:
         The samples (H x W or H x W x 3; uint8, uint16, int32 or float32), notes on what was
@@ -338,10 +325,7 @@ def decode_samples(
         BadImage: If the file cannot be read.
     """
     path = Path(path)
-    check_confined(path)
-    with _decoder_errors_named(path), Image.open(path) as picture:
-        if most_pixels is not None and picture.width * picture.height > most_pixels:
-            raise BadImage(path, f"has too many pixels ({picture.width} x {picture.height})")
+    with open_picture(path, most_pixels) as picture:
         # Before the EXIF data: a PNG is loaded to find them, and forgets how it was stored.
         notes, is_wide_colour = _notes(picture), _has_wide_colour(picture)
         orientation = int(picture.getexif().get(_EXIF_ORIENTATION, 1))
@@ -363,6 +347,41 @@ def decode_samples(
 
 
 @contextlib.contextmanager
+def open_picture(path: Path | str, most_pixels: int | None = None) -> Iterator[Image.Image]:
+    """Open a picture that may be used: inside `--confine`, and within `--max-pixels`.
+
+    Args:
+        path: The file.
+        most_pixels: A lower limit; None for that of `--max-pixels` alone.
+
+    Yields:
+        The picture, its header read and its pixels not.
+
+    Raises:
+        BadImage: It cannot be used, or the block meets what cannot be decoded.
+    """
+    path = Path(path)
+    check_confined(path)
+    limit = pixel_limit()
+    # Pillow warns above this, and raises an error above twice as many.
+    Image.MAX_IMAGE_PIXELS = limit
+    with _decoder_errors_named(path), Image.open(path) as picture:
+        size = f"{picture.width} x {picture.height}"
+        pixels = picture.width * picture.height
+        if pixels > limit:
+            raise BadImage(path, f"has too many pixels ({size}): {_limit_words(limit)}")
+        if most_pixels is not None and pixels > most_pixels:
+            raise BadImage(path, f"has too many pixels ({size})")
+        if picture.format in _PROGRAMS:
+            raise BadImage(path, f"is an {picture.format} file, a program, which is not run")
+        yield picture
+
+
+def _limit_words(limit: int) -> str:
+    return f"the limit is {limit}, and {FLAG} sets another"
+
+
+@contextlib.contextmanager
 def _decoder_errors_named(path: Path) -> Iterator[None]:
     try:
         yield
@@ -372,9 +391,11 @@ def _decoder_errors_named(path: Path) -> Iterator[None]:
         raise BadImage(path, "is a folder, not an image") from None
     except UnidentifiedImageError:
         raise BadImage(path, _describe_alien(path)) from None
-    except Image.DecompressionBombError as error:
-        raise BadImage(path, f"has too many pixels to be safe to open ({error})") from None
-    except _DECODER_ERRORS as error:
+    except Image.DecompressionBombError:
+        raise BadImage(path, f"has too many pixels: {_limit_words(pixel_limit())}") from None
+    except UserError:
+        raise
+    except Exception as error:  # damaged files make the decoders raise whatever they stumble over
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise BadImage(path, f"cannot be decoded: {' '.join(words.split())}") from error
 

@@ -25,13 +25,11 @@ from typing import Any, Literal, TypeAlias
 
 import cv2
 from filelock import FileLock, Timeout
-from PIL import Image
 
 from sparsevit_plugin.cards.datasets import DatasetCard
-from sparsevit_plugin.confinement import check_confined
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import write_json_atomic
-from sparsevit_plugin.harness.images import BadImage, decode_image
+from sparsevit_plugin.harness.images import BadImage, decode_image, open_picture
 from sparsevit_plugin.harness.import_plan import Item, Plan, plan_import
 from sparsevit_plugin.harness.mask_rules import read_ruled_mask
 from sparsevit_plugin.harness.sources import NEGATIVE
@@ -368,9 +366,8 @@ def _image_size(path: Path) -> tuple[tuple[int, int], bool]:
 
     Only the file's header is read; where that fails the whole file is, for the reason.
     """
-    check_confined(path)
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
             return picture.size, orientation >= _FIRST_LYING_ORIENTATION
     except Exception:  # whatever a damaged file makes a reader raise

@@ -30,8 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sparsevit_plugin.confinement import check_confined
-from sparsevit_plugin.harness.images import BadImage, decode_image
+from sparsevit_plugin.harness.images import BadImage, decode_image, open_picture
 from sparsevit_plugin.harness.sources import ImageSet, Sample
 from sparsevit_plugin.machine import user_cache
 
@@ -189,9 +188,8 @@ def photograph_hash(path: Path) -> NDArray[np.bool_] | None:
 
 def _small_grey(path: Path) -> Image.Image:
     """Read a photograph in grey; a JPEG at a fraction of its size, which takes less time."""
-    check_confined(path)
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             if picture.format == "JPEG":
                 picture.draft("L", (4 * _THUMBNAIL, 4 * _THUMBNAIL))
                 return picture.convert("L")

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from sparsevit_plugin.confinement import check_confined
 from sparsevit_plugin.harness.images import BadImage, decode_samples
+from sparsevit_plugin.pixel_limit import pixel_limit
 
 MAP_SUFFIXES: Final = (".png", ".npy", ".npz")
 MAP_ARRAYS: Final = ("map", "pred")
@@ -65,12 +66,14 @@ def read_map(path: Path, most_pixels: int) -> StoredMap:
 
     Args:
         path: A file with one of `MAP_SUFFIXES`, in whatever case.
-        most_pixels: A larger map is refused before its samples are read.
+        most_pixels: A larger map is refused before its samples are read, if `--max-pixels` does not
+            refuse it anyway.
 
     Raises:
         BadImage: It is no map by the rules of this module; names the file and the reason.
     """
     check_confined(path)
+    most_pixels = min(most_pixels, pixel_limit())
     kind = path.suffix.lower().removeprefix(".")
     if kind == "png":
         samples = _read_png(path, most_pixels)
@@ -79,6 +82,22 @@ def read_map(path: Path, most_pixels: int) -> StoredMap:
     else:
         raise BadImage(path, f"is no map: a map is one of {', '.join(MAP_SUFFIXES)}")
     return StoredMap(_to_unit(path, samples), f"{kind} {samples.dtype.name}", float(samples.max()))
+
+
+def read_only_array(path: Path) -> NDArray[Any]:
+    """Read an npz file that holds one array of one plane.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Shape (H, W), of numbers, as they are stored.
+
+    Raises:
+        BadImage: It holds something else, or more pixels than `--max-pixels` allows.
+    """
+    check_confined(path)
+    return _read_array_file(path, "npz", pixel_limit(), names=())
 
 
 def _to_unit(path: Path, samples: NDArray[Any]) -> NDArray[np.floating]:
@@ -121,13 +140,15 @@ def _read_png(path: Path, most_pixels: int) -> NDArray[Any]:
 # --- npy and npz ---------------------------------------------------------------------------------
 
 
-def _read_array_file(path: Path, kind: str, most_pixels: int) -> NDArray[Any]:
+def _read_array_file(
+    path: Path, kind: str, most_pixels: int, names: tuple[str, ...] = MAP_ARRAYS
+) -> NDArray[Any]:
     try:
         if kind == "npy":
             with path.open("rb") as file:
                 return _read_array(path, file, most_pixels)
         with zipfile.ZipFile(path) as archive:
-            member = _member(path, archive)
+            member = _member(path, archive, names)
             with archive.open(member) as stream:
                 return _read_array(path, stream, most_pixels)
     except BadImage:
@@ -137,20 +158,17 @@ def _read_array_file(path: Path, kind: str, most_pixels: int) -> NDArray[Any]:
         raise BadImage(path, f"cannot be read: {' '.join(words.split())}") from error
 
 
-def _member(path: Path, archive: zipfile.ZipFile) -> str:
-    """Return the entry of an npz file that is the map."""
+def _member(path: Path, archive: zipfile.ZipFile, names: tuple[str, ...]) -> str:
+    """Return the entry of an npz file that is the only one, or has one of the names."""
     entries = [name for name in archive.namelist() if name.endswith(".npy")]
     if len(entries) == 1:
         return entries[0]
-    named = [f"{name}.npy" for name in MAP_ARRAYS if f"{name}.npy" in entries]
+    named = [f"{name}.npy" for name in names if f"{name}.npy" in entries]
     if len(named) == 1:
         return named[0]
     found = ", ".join(name.removesuffix(".npy") for name in entries[:5]) or "none"
-    raise BadImage(
-        path,
-        f"holds {len(entries)} arrays ({found}), expected one, or one that is called "
-        f"{' or '.join(MAP_ARRAYS)}",
-    )
+    called = f", or one that is called {' or '.join(names)}" if names else ""
+    raise BadImage(path, f"holds {len(entries)} arrays ({found}), expected one{called}")
 
 
 def _read_array(path: Path, stream: IO[bytes], most_pixels: int) -> NDArray[Any]:

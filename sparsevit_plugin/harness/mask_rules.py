@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from sparsevit_plugin.cards.datasets import MaskRule
 from sparsevit_plugin.harness.images import BadImage, decode_image, decode_mask
+from sparsevit_plugin.harness.map_files import read_only_array
 
 _TAMPERED = 255
-_PLANE = 2
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,4 @@ def _binary(tampered: NDArray[np.bool_]) -> RuledMask:
 def _read_npz(file: Path, rule: MaskRule) -> NDArray:
     if rule != "nonzero":
         raise BadImage(file, f"is a NumPy file, which the mask rule {rule} is not for")
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            names = list(arrays.files)
-            array = arrays[names[0]].squeeze() if len(names) == 1 else None
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise BadImage(file, f"cannot be read: {' '.join(str(error).split())}") from error
-    except Exception as error:  # zipfile and zlib have errors of their own
-        raise BadImage(file, f"cannot be read ({type(error).__name__})") from error
-    if array is None or array.ndim != _PLANE:
-        raise BadImage(file, "must hold one array of two dimensions")
-    return array
+    return read_only_array(file)
