@@ -22,6 +22,9 @@ _CAUTION: Final = (
     "A map is an estimate, no proof: authentic photographs get tampered pixels, and tampered ones "
     "may get none."
 )
+_WITHIN: Final = "Math.min(1, Math.max(0, Number({0}) || 0))"
+"""JavaScript: a threshold within its limits. Gradio answers any other by a traceback."""
+
 _HINT: Final = '<div class="benco-answer">No photograph yet.</div>'
 CSS: Final = """
 .benco-error {color: #b00020; font-weight: 600}
@@ -79,6 +82,7 @@ def build(localiser: Localiser, limits: Limits, folder: Path) -> gr.Blocks:
             _Handler(localiser, limits, folder).photograph,
             [file, threshold, kept],
             [kept, the_map, save_map, *of_threshold],
+            js=f"(file, threshold, kept) => [file, {_WITHIN.format('threshold')}, kept]",
             concurrency_limit=1,
             api_visibility="private",
         )
@@ -86,6 +90,7 @@ def build(localiser: Localiser, limits: Limits, folder: Path) -> gr.Blocks:
             _Handler(localiser, limits, folder).threshold,
             [threshold, kept],
             of_threshold,
+            js=f"(threshold, kept) => [{_WITHIN.format('threshold')}, kept]",
             trigger_mode="always_last",
             show_progress="hidden",
             api_visibility="private",
@@ -170,7 +175,7 @@ def _about(localiser: Localiser, limits: Limits) -> str:
     sentences: Sequence[str] = (
         f"Model: **{cfg.model}**, weights `{localiser.checkpoint['sha256'][:12]}`.",
         f"Photographs up to {megabytes(limits.bytes)} and {millions(limits.pixels)} pixels; they "
-        " go to the machine that serves this page and nowhere else, and are gone when it stops.",
+        "go to the machine that serves this page and nowhere else, and are gone when it stops.",
         _CAUTION,
     )
     return " ".join(sentences)

@@ -161,6 +161,18 @@ def test_what_cannot_be_used_is_said_on_the_page(app, tmp_path, make_photo):
     app.page.locator("#answer", has_text="Score").wait_for()
 
 
+def test_a_threshold_that_is_none_becomes_the_nearest(app, make_photo, tmp_path):
+    drop(app, make_photo(tmp_path / "a.png"))
+    answer, box = app.page.locator("#answer"), app.page.locator("#threshold input[type=number]")
+    answer.get_by_text("are above 0.50").wait_for()
+    # The server's log, read where the server is stopped, tells what it made of them.
+    for typed, shown in (("7", "1.00"), ("", "0.00"), ("0.3", "0.30")):
+        box.fill(typed)
+        app.page.locator("#answer", has_text=f"are above {shown}").wait_for()
+        box.blur()
+    assert "Error" not in answer.inner_text()
+
+
 def test_the_page_fits_a_phone_in_the_dark(open_page, address, make_photo, tmp_path):
     seen = open_page(address, width=375, height=800, scheme="dark")
     seen.page.locator("#photograph input[type=file]").wait_for(state="attached")
