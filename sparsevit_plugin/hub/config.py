@@ -4,8 +4,9 @@ The arguments stand at the top, as `huggingface_hub.PyTorchModelHubMixin` has th
 `sparsevit_plugin`, says which registered model they are of and how photographs are fed to it.
 """
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -73,9 +74,11 @@ def from_dict(content: Mapping[str, Any], path: Path) -> HubConfig:
     """Return what the content of a `config.json` says.
 
     Raises:
-        UserError: It was written by a newer version.
+        UserError: It was written by a newer version, or its section is none.
     """
     section = content.get(SECTION) or {}
+    if not isinstance(section, dict):
+        raise UserError(f'{path}: "{SECTION}" must hold a JSON object')
     if section.get("format", _FORMAT) > _FORMAT:
         raise UserError(f"{path} was written by a newer version: upgrade sparsevit-plugin")
     return HubConfig(
@@ -91,6 +94,35 @@ def from_metadata(metadata: Mapping[str, Any]) -> HubConfig:
         arguments=json.loads(metadata.get("model_arguments") or "{}"),
         model=str(metadata.get("model") or ""),
         options=json.loads(metadata.get("options") or "{}"),
+    )
+
+
+def refuse_strange(config: HubConfig, model: Callable[..., Any], word: str) -> None:
+    """Refuse stored arguments that a model's constructor does not have.
+
+    Args:
+        config: What was stored.
+        model: The model's class, or what builds it.
+        word: What the user named.
+
+    Raises:
+        UserError: There are some.
+    """
+    taken = inspect.signature(model).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
+        return
+    strange = sorted(config.arguments.keys() - taken.keys())
+    if not strange:
+        return
+    name = str(getattr(model, "__name__", config.model))
+    other = config.model not in ("", name)
+    raise UserError(
+        f"{word}: {name} has no argument {', '.join(strange)}"
+        + (
+            f"; it is {config.model}: load it by sparsevit_plugin.hub.load"
+            if other
+            else f": {CONFIG} was changed, or is of another version of sparsevit-plugin"
+        )
     )
 
 

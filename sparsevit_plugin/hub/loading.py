@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.hub.config import read_config
+from sparsevit_plugin.hub.config import read_config, refuse_strange
 from sparsevit_plugin.hub.remote import weights_of
 
 
@@ -55,6 +55,8 @@ def load(
             f"{path_or_repo_id}: does not say which model it is of: build the model, then load "
             f"the weights by sparsevit_plugin.model.weights.load_into(model, {str(weights)!r})"
         )
-    model = get_model_class(config.model)(**{**config.arguments, **arguments})
+    kind = get_model_class(config.model)
+    refuse_strange(config, kind, str(path_or_repo_id))
+    model = kind(**{**config.arguments, **arguments})
     load_into(model, weights)
     return model.eval()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from sparsevit_plugin.hub.facts import Facts, facts_of_checkpoint
 from sparsevit_plugin.model.weights import read_checkpoint, save_safetensors
 
 _LOCK: Final = ".lock"
+_LICENCE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
 def save_checkpoint(
@@ -57,9 +59,11 @@ def save_checkpoint(
         What the card was written from.
 
     Raises:
-        UserError: The checkpoint or a folder cannot be used, or the folder holds a model already.
+        UserError: The checkpoint or a folder cannot be used, the folder holds a model already, or
+            the licence is no identifier.
     """
     out = Path(out)
+    _check_licence(licence)
     path = checkpoint_file(str(checkpoint))
     cfg = without_pretraining(configure(path, options))
     model = build_model(cfg)
@@ -82,6 +86,12 @@ def save_checkpoint(
         config.write(out)
         write_text_atomic(out / CARD, text)
     return facts
+
+
+def _check_licence(licence: str | None) -> None:
+    """Refuse what the Hub would refuse, when the card is long written."""
+    if licence is not None and not _LICENCE.fullmatch(licence):
+        raise UserError(f'--license "{licence}": give an identifier, as apache-2.0 or cc-by-nc-4.0')
 
 
 @contextlib.contextmanager

@@ -14,8 +14,14 @@ from typing import Any, TypeVar
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import nn
 
-from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.hub.config import SECTION, WEIGHTS, HubConfig, from_dict, read_config
+from sparsevit_plugin.hub.config import (
+    SECTION,
+    WEIGHTS,
+    HubConfig,
+    from_dict,
+    read_config,
+    refuse_strange,
+)
 from sparsevit_plugin.hub.remote import hub_errors, weights_of
 from sparsevit_plugin.model.weights import load_into, save_safetensors
 
@@ -74,14 +80,7 @@ class HubModel(PyTorchModelHubMixin):
             revision=revision,
         )
         config = read_config(weights)
-        known = set(cls._hub_mixin_init_parameters)
-        strange = sorted(set(config.arguments) - known)
-        if strange:
-            raise UserError(
-                f"{pretrained_model_name_or_path}: {cls.__name__} has no argument "
-                f"{', '.join(strange)}; it is {config.model or 'another model'}: "
-                "load it by sparsevit_plugin.hub.load"
-            )
+        refuse_strange(config, cls, str(pretrained_model_name_or_path))
         model = cls(**{**config.arguments, **model_kwargs})
         load_into(model, weights, strict=strict)
         model._hub_mixin_config = {**_arguments(model), SECTION: config.to_dict()[SECTION]}

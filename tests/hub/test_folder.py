@@ -145,8 +145,16 @@ def test_damaged_and_foreign_folders_are_refused(folder, tmp_path):
         SparseViT_tiny.from_pretrained(broken)
     config = json.loads((folder / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "colour": 1}))
-    with pytest.raises(UserError, match="has no argument colour; it is SparseViT_tiny"):
+    for load in (SparseViT_tiny.from_pretrained, hub.load):
+        with pytest.raises(UserError, match=r"no argument colour: config\.json was changed"):
+            load(broken)
+    other = {**config, "colour": 1, "sparsevit_plugin": {"model": "Trufor"}}
+    (broken / "config.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match=r"no argument colour; it is Trufor: load it by"):
         SparseViT_tiny.from_pretrained(broken)
+    (broken / "config.json").write_text(json.dumps({**config, "sparsevit_plugin": "x"}))
+    with pytest.raises(UserError, match=r'"sparsevit_plugin" must hold a JSON object'):
+        hub.load(broken)
     newer = {**config, "sparsevit_plugin": {"format": 2}}
     (broken / "config.json").write_text(json.dumps(newer))
     with pytest.raises(UserError, match="newer version"):
@@ -169,6 +177,14 @@ def test_the_command_refuses_to_replace_a_model(checkpoint, tmp_path, capsys):
     assert main([*words, "--overwrite"]) == 0
     assert main(["hub", "save", str(tmp_path / "m"), "--out", str(tmp_path / "m")]) == 2
     assert "is the folder of the checkpoint itself" in capsys.readouterr().err
+
+
+def test_a_licence_that_is_no_identifier_is_refused(checkpoint, tmp_path, capsys):
+    out = tmp_path / "m"
+    words = ["hub", "save", str(checkpoint), "--out", str(out), "--license", "ask me first"]
+    assert main(words) == 2
+    assert '--license "ask me first": give an identifier' in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_the_card_says_what_the_run_says(tiny_set, tmp_path, capsys):
