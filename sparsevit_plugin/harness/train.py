@@ -472,15 +472,19 @@ class Trainer:
             raise SystemExit(128 + interruption.signal)
 
     def _save(self) -> None:
-        """Write the resume state, then the weights of `last`, on the main process."""
+        """Write the weights of `last`, then the resume state, on the main process.
+
+        In this order a kill in between leaves weights that the resumed run writes again; in the
+        other one they would stay behind a state that says that all is done.
+        """
         self.saved, self.saved_position = time.monotonic(), self.position
         if not self.fabric.is_global_zero:
             return
         self.state.model = self.bare.state_dict()
         self.state.optimizer = self.optimizer.state_dict()
         self.state.scaler = self.fabric.strategy.precision.state_dict()
-        save_state(self.state, self.folder / RESUME_NAME)
         self._save_weights("last", self.state.epoch)
+        save_state(self.state, self.folder / RESUME_NAME)
 
     def _save_weights(self, name: str, epoch: int) -> None:
         metadata = {

@@ -6,6 +6,7 @@ accepts.
 """
 
 import argparse
+import json
 import pickle
 import re
 import warnings
@@ -225,6 +226,23 @@ def save_safetensors(
             safetensors.torch.save_file(copies, temporary, {"format": "pt", **(metadata or {})})
         except safetensors.SafetensorError as error:  # what it makes of a write that failed
             raise UserError(f"cannot write {path} (is the disk full?): {error}") from error
+        _sort_header(temporary)
+
+
+def _sort_header(file: Path) -> None:
+    """Bring the header of a safetensors file into one order, within its place.
+
+    The library writes the metadata in an order that differs from process to process, and files of
+    equal weights would have different hashes.
+    """
+    with file.open("rb+") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # else the library has escaped less than JSON asks for
+            opened.seek(8)
+            opened.write(text.ljust(length))
 
 
 def guess_model(keys: Iterable[str]) -> str | None:

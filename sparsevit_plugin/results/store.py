@@ -12,16 +12,18 @@ the old one stays. Readers take the newest.
 
 A cell's row file is written last and replaced in one step. It names its histogram file and carries
 its manifest and the facts of its set, so that whatever moment a writer is killed at, a reader finds
-the old cell or the new one, whole. Writers of different cells do not meet.
+the old cell or the new one, whole. Two writers of one cell take turns. A writing's time is later
+than that of every writing of its cell before it, also where the clock was set back meanwhile.
 """
 
+import contextlib
 import glob
 import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -31,6 +33,7 @@ from urllib.parse import quote
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import atomic_path, write_json_atomic
@@ -212,20 +215,44 @@ class Store:
         _refuse_duplicates(table, dataset)
         stem = _cell_name(manifest_id, dataset, perturbation, (facts or {}).get("fingerprint"))
         stored_manifest = {**manifest, "schema_version": SCHEMA_VERSION}
-        note = {
-            **known,
-            "schema_version": SCHEMA_VERSION,
-            "manifest": stored_manifest,
-            "facts": dict(facts or {}),
-            "written": datetime.now(timezone.utc).isoformat(),
-            "histograms": self._write_histograms(stem, histograms, known),
-        }
-        write_json_atomic(self.folder / "manifests" / f"{manifest_id}.json", stored_manifest)
         path = self.folder / "rows" / f"{stem}.parquet"
-        with atomic_path(path) as temporary:
-            _write_parquet([table], ROW_COLUMNS, temporary, note)
-        self._remove_old_histograms(stem, note["histograms"])
+        with self._alone():
+            note = {
+                **known,
+                "schema_version": SCHEMA_VERSION,
+                "manifest": stored_manifest,
+                "facts": dict(facts or {}),
+                "written": self._time_of_writing(known),
+                "histograms": self._write_histograms(stem, histograms, known),
+            }
+            write_json_atomic(self.folder / "manifests" / f"{manifest_id}.json", stored_manifest)
+            with atomic_path(path) as temporary:
+                _write_parquet([table], ROW_COLUMNS, temporary, note)
+            self._remove_old_histograms(stem, note["histograms"])
         return path
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other writers out: they would remove histograms that a row file is about to name."""
+        lock = FileLock(self.folder / ".lock")
+        # Where a folder cannot be written, writing says so; where there are no locks, go without.
+        with contextlib.suppress(OSError, NotImplementedError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _time_of_writing(self, known: Mapping[str, str]) -> str:
+        """Return the time, or one that is later than that of every writing of the cell."""
+        now, cell = datetime.now(timezone.utc), dict(known)
+        with contextlib.suppress(UserError, ValueError):  # a broken file is no older writing
+            notes = self.notes(cell.pop("manifest_id"), cell.pop("dataset"), **cell)
+            for note in notes:
+                before = datetime.fromisoformat(note["written"])
+                now = max(now, before + timedelta(microseconds=1))
+        return now.isoformat()
 
     def has(
         self,

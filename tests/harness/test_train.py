@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sparsevit_plugin.cli.main import main
+from sparsevit_plugin.harness import train as train_module
 from sparsevit_plugin.harness.checkpoint import load_state
 from sparsevit_plugin.harness.train import Trainer
 from sparsevit_plugin.model.kernels import current_kernels
@@ -53,6 +54,24 @@ def test_a_run_killed_at_any_step_resumes_to_the_weights_of_an_undisturbed_one(
     assert same_weights(tmp_path / "whole/best.safetensors", tmp_path / "killed/best.safetensors")
     positions = [point["position"] for point in points(tmp_path / "killed") if "lr" in point]
     assert positions == sorted(set(positions)) == list(range(6))
+
+
+def test_a_kill_while_the_end_is_saved_leaves_no_older_weights(train_set, tmp_path, monkeypatch):
+    """Of the last weights and the state that says that all is done, the state comes last."""
+    out = tmp_path / "run"
+    save = train_module.save_state
+
+    def killed(state, path):
+        if state.finished:
+            raise KeyboardInterrupt
+        save(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "save_state", killed)
+        assert run_train(train_set, out, "--save-every", "1") == 130
+    assert run_train(train_set, out, "--resume", "auto") == 0
+    assert load_state(out / "resume.pt").finished
+    assert same_weights(out / "last.safetensors", out / "best.safetensors")
 
 
 def test_a_resumed_run_keeps_its_kernels(train_set, tmp_path, monkeypatch):
@@ -100,7 +119,7 @@ def test_sigkill_and_sigterm_lose_nothing_that_a_resumed_run_needs(train_set, tm
             stderr=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 120
-        while not (out / "last.safetensors").exists() and time.monotonic() < deadline:
+        while not (out / "resume.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(number)
         assert process.wait() in (-signal.SIGKILL, 128 + signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import os
 import pickle
 
@@ -109,6 +110,18 @@ def test_safetensors_keep_weights_and_metadata(tiny, tmp_path):
     assert checkpoint.metadata["epoch"] == "7"
     assert same(tiny, checkpoint.state)
     assert [file.name for file in path.parent.iterdir()] == ["weights.safetensors"]
+
+
+def test_equal_weights_are_equal_files(tiny, tmp_path):
+    """The library's order of the metadata differs from process to process."""
+    path = tmp_path / "weights.safetensors"
+    metadata = {f"key {number}": "é\n" for number in range(40)}
+    save_safetensors(tiny, path, metadata)
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert list(header["__metadata__"]) == sorted({**metadata, "format": "pt"})
+    assert read_checkpoint(path).metadata == {**metadata, "format": "pt"}
+    assert same(tiny, read_checkpoint(path).state)
 
 
 def test_tied_and_strided_tensors_are_saved(tmp_path):

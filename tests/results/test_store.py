@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from threading import Thread
 
 import pandas as pd
 import pyarrow as pa
@@ -147,6 +148,44 @@ def test_a_kill_between_files_leaves_the_old_cell_whole(store, monkeypatch, step
     assert "created" not in found.manifests["id-A"]
     store.write(manifest("A"), "casia", ROWS[:1], [histogram("Tp/a.png", 9)])
     assert len(list((store.folder / "histograms").iterdir())) == 1
+
+
+class ClockBack(store_module.datetime):
+    """A clock that goes back by a year."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz).replace(year=super().now(tz).year - 1)
+
+
+def test_the_newest_writing_is_read_though_the_clock_was_set_back(store, monkeypatch):
+    store.write(manifest("A"), "casia", ROWS, HISTOGRAMS, {"fingerprint": "before"})
+    monkeypatch.setattr(store_module, "datetime", ClockBack)
+    store.write(manifest("A"), "casia", ROWS[:1], HISTOGRAMS[:1], {"fingerprint": "after"})
+    found = load(store.folder)
+    assert found.cells[0].facts == {"fingerprint": "after"}
+    assert len(found.rows) == 1
+
+
+def test_two_writers_of_a_cell_take_turns(store, monkeypatch):
+    """Each would remove the histograms of the other, before its rows are there to name them."""
+    store.write(manifest("A"), "casia", ROWS, HISTOGRAMS)
+    whole, others = store_module._write_parquet, []
+
+    def write_beside(tables, columns, target, note):
+        if columns is ROW_COLUMNS and not others:
+            other = Store(store.folder)
+            changed = [histogram("Tp/a.png", 9)]
+            others.append(Thread(target=other.write, args=(manifest("A"), "casia", ROWS, changed)))
+            others[0].start()
+            others[0].join(0.3)
+        return whole(tables, columns, target, note)
+
+    monkeypatch.setattr(store_module, "_write_parquet", write_beside)
+    store.write(manifest("A"), "casia", ROWS, [histogram("Tp/a.png", 5)])
+    others[0].join()
+    histograms = load(store.folder).histograms
+    assert histograms["tampered"].iloc[0][9] == histogram("Tp/a.png", 9)["tampered"][9]
 
 
 def test_set_names_with_any_letters_are_files(store):
