@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     x, y = whole_pair(args.at, "--at")
     if args.pairs is not None and args.pairs < 1:
         raise UserError(f"--pairs {args.pairs}: at least 1 is needed")
-    width = check_out(args)
+    width = check_out(args, ".npz")
     from sparsevit_plugin.explain.attention import attention_at
     from sparsevit_plugin.explain.draw_attention import attention_figure
 

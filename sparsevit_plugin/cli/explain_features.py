@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if not 0 <= args.channels <= _MOST:
         raise UserError(f"--channels {args.channels}: give a number from 0 to {_MOST}")
-    width = check_out(args)
+    width = check_out(args, ".npz")
     from sparsevit_plugin.explain.draw_features import feature_figure
     from sparsevit_plugin.explain.features import feature_maps
 

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: Something that the user gave cannot be used.
     """
     kind = _kind(args)
-    width = check_out(args)
+    width = check_out(args, ".npz")
     from sparsevit_plugin.explain.draw_features import cam_figure
     from sparsevit_plugin.explain.gradcam import default_layers, grad_cams, layer_names
 

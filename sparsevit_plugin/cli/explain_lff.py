@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: Something that the user gave cannot be used.
     """
-    width = check_out(args)
+    width = check_out(args, ".csv", "-taps.csv")
     from sparsevit_plugin.explain.draw_fusion import fusion_figure
     from sparsevit_plugin.explain.fusion import fusion_taps
     from sparsevit_plugin.harness.photo_paths import find_photographs

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsevit_plugin.cli.checkpoint_options import add_groups, given_options
-from sparsevit_plugin.cli.subject_options import beside, write_table
+from sparsevit_plugin.cli.subject_options import beside, check_figures, write_table
 from sparsevit_plugin.errors import UserError
 
 if TYPE_CHECKING:
@@ -163,12 +163,8 @@ def _check(args: argparse.Namespace) -> float:
     """Refuse what does not go together before anything is read; return the width in inches."""
     from sparsevit_plugin.explain.canvas import figure_width
     from sparsevit_plugin.explain.qualitative import chooser
-    from sparsevit_plugin.files import prove_writable
-    from sparsevit_plugin.results.cost_plots import plot_format
 
-    for out in args.out:
-        plot_format(out)
-        prove_writable(Path(out).absolute().parent, "--out")
+    check_figures(args.out, ".csv")
     if bool(args.images) == bool(args.choose):
         raise UserError("say which images: either --images, or --choose with a set")
     if args.choose:

@@ -34,19 +34,55 @@ def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
     add_groups(parser, OPTIONS)
 
 
-def check_out(args: argparse.Namespace) -> float:
+def check_out(args: argparse.Namespace, *endings: str) -> float:
     """Refuse a figure that cannot be written before anything is computed; return its width.
 
+    Args:
+        args: The arguments of `add_subject_arguments`.
+        *endings: Of the files of numbers beside the figure.
+
     Raises:
-        UserError: The file's ending or the width is wrong, or the folder cannot be written.
+        UserError: The file's ending or the width is wrong, the folder cannot be written, or a file
+            is there that is no figure of this program.
     """
     from sparsevit_plugin.explain.canvas import figure_width
-    from sparsevit_plugin.files import prove_writable
-    from sparsevit_plugin.results.cost_plots import plot_format
 
-    plot_format(args.out)
-    prove_writable(Path(args.out).absolute().parent, "--out")
+    check_figures([args.out], *endings)
     return figure_width(args.width)
+
+
+def check_figures(outs: Sequence[str], *endings: str) -> None:
+    """Refuse figures that cannot be written, or in whose place there is something else.
+
+    Numbers are replaced only beside a figure of their name, with which they were made.
+
+    Args:
+        outs: The figures.
+        *endings: Of the files of numbers beside the first.
+
+    Raises:
+        UserError: A file's ending is wrong, a folder cannot be written, or a file is there that is
+            no figure of this program.
+    """
+    from sparsevit_plugin.files import prove_writable
+    from sparsevit_plugin.results.cost_plots import FORMATS, is_own_figure, plot_format
+
+    for out in outs:
+        plot_format(out)
+        if Path(out).exists() and not is_own_figure(Path(out)):
+            raise UserError(
+                f"--out {out}: is there and is no figure of this program: give another name, or "
+                "remove it"
+            )
+    figures = [beside(outs[0], f".{kind}") for kind in FORMATS]
+    for numbers in (beside(outs[0], ending) for ending in endings):
+        if numbers.exists() and not any(map(is_own_figure, figures)):
+            raise UserError(
+                f"--out {outs[0]}: its numbers would replace {numbers}, beside which there is no "
+                "figure of this program: give another name, or remove it"
+            )
+    for out in outs:
+        prove_writable(Path(out).absolute().parent, "--out")
 
 
 def open_subject(args: argparse.Namespace) -> "Subject":

@@ -34,6 +34,7 @@ from sparsevit_plugin.harness.metrics import pixel_statistics
 from sparsevit_plugin.harness.predict import Localiser, Photo
 from sparsevit_plugin.harness.progress import Progress
 from sparsevit_plugin.harness.sources import ImageSet, Sample, fingerprint
+from sparsevit_plugin.hub.config import WEIGHTS
 from sparsevit_plugin.registration import register_all
 
 Map = NDArray[np.float32]
@@ -41,7 +42,7 @@ Map = NDArray[np.float32]
 DISAGREEMENT: Final = "disagreement"
 _MOST_PIXELS: Final = 1 << 26
 _KEEP_EVERY: Final = 20.0  # seconds between writes of what was computed
-_CHECKPOINTS: Final = ("best.safetensors", "last.safetensors")
+_CHECKPOINTS: Final = ("best.safetensors", "last.safetensors", WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class FolderMaps:
         try:
             return find_maps(own if own.is_dir() else self.folder).maps
         except UserError as error:
-            raise UserError(str(error).replace("--pred", f"--models {self.label}", 1)) from None
+            raise UserError(str(error).replace("--pred ", f"--models {self.label}@", 1)) from None
 
     def maps(self, candidates: Sequence[Candidate]) -> Iterator[Map | BadSample]:
         """Yield the map of each image; one without a map is a `BadSample`."""
@@ -230,7 +231,7 @@ class ModelWord:
     Attributes:
         label: The column's heading.
         name: The registered model, or what the maps are called.
-        path: A weights file, the folder of a run, or a folder of maps.
+        path: A weights file, the folder of a run, a model folder, or a folder of maps.
     """
 
     label: str

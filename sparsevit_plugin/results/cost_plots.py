@@ -41,6 +41,7 @@ PAGE_WIDTH: Final = 6.9
 
 _HEIGHT: Final = 2.9
 _DPI: Final = 200  # of PNG alone
+_MARK: Final = "sparsevit-plugin figure"  # in a figure's metadata
 STYLE: Final = {
     "font.size": 8,
     "axes.labelsize": 8,
@@ -135,10 +136,18 @@ def write_figure(figure: Figure, path: str | PathLike[str], *, dpi: int = _DPI) 
         UserError: The name has another ending, or the file cannot be written.
     """
     kind = plot_format(path)
-    undated: dict[str, Any] = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
-    metadata = undated.get(kind, {"Date": None})
+    undated: dict[str, Any] = {
+        "png": {"Software": _MARK},
+        "pdf": {"Creator": _MARK, "CreationDate": None},
+        "svg": {"Creator": _MARK, "Date": None},
+    }
     with mpl.rc_context(STYLE), atomic_path(path) as temporary:
-        figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
+        figure.savefig(temporary, format=kind, dpi=dpi, metadata=undated[kind])
+
+
+def is_own_figure(path: Path) -> bool:
+    """Say whether a file is a figure that `write_figure` wrote."""
+    return path.is_file() and _MARK.encode() in path.read_bytes()
 
 
 # --- scores against cost -------------------------------------------------------------------------

@@ -99,3 +99,29 @@ def test_damaged_images_other_models_and_wrong_endings(photograph, checkpoint, t
     assert "a.gif" in capsys.readouterr().err
     assert run(photograph, tmp_path / "gone", tmp_path / "a.png", "--at", "1,2") == 2
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_a_photograph_and_foreign_numbers_are_never_replaced(
+    photograph, checkpoint, tmp_path, capsys
+):
+    before = photograph.read_bytes()
+    assert run(photograph, checkpoint, photograph, "--at", "1,2") == 2
+    assert "photograph.png: is there and is no figure" in capsys.readouterr().err
+    assert photograph.read_bytes() == before
+    numbers = tmp_path / "mine.npz"
+    np.savez(numbers, a=np.ones(3))
+    before = numbers.read_bytes()
+    assert run(photograph, checkpoint, tmp_path / "mine.png", "--at", "1,2") == 2
+    assert "mine.npz, beside which there is no figure" in capsys.readouterr().err
+    assert numbers.read_bytes() == before
+    assert not (tmp_path / "mine.png").exists()
+
+
+def test_a_figure_is_replaced_with_its_numbers_and_joined_by_other_formats(
+    photograph, checkpoint, tmp_path
+):
+    for name, at in (("a.png", "1,2"), ("a.png", "30,60"), ("a.pdf", "1,2"), ("a.svg", "1,2")):
+        assert run(photograph, checkpoint, tmp_path / name, "--at", at, "--blocks", "3.1") == 0
+        with np.load(tmp_path / "a.npz") as stored:
+            about = json.loads(str(stored["about"]))
+        assert f"{about['x']},{about['y']}" == at

@@ -101,3 +101,19 @@ def test_mistakes_are_told_in_one_line(photos, checkpoint, tmp_path, make_mask, 
     assert run("lff", plain, tmp_path / "a.png") == 2
     assert "no Learnable Feature Fusion" in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    "case", [("lff", "a.csv"), ("lff", "a-taps.csv"), ("features", "a.npz"), ("gradcam", "a.npz")]
+)
+def test_files_of_others_are_not_replaced(case, photos, checkpoint, tmp_path, capsys):
+    kind, foreign = case
+    photo = photos / "0.png"
+    before = photo.read_bytes()
+    assert run(kind, checkpoint, photo, photo) == 2
+    assert "0.png: is there and is no figure of this program" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+    (tmp_path / foreign).write_text("mine")
+    assert run(kind, checkpoint, tmp_path / "a.png", photo) == 2
+    assert f"{foreign}, beside which there is no figure" in capsys.readouterr().err
+    assert (tmp_path / foreign).read_text() == "mine"

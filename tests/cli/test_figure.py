@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sparsevit_plugin import hub
 from sparsevit_plugin.cli.main import main
 from tests.explain.helpers import save_model
 
@@ -119,3 +120,29 @@ def test_mistakes_are_told_in_one_line(checkpoint, data, tmp_path, capsys):
     )
     assert "does not fit SparseViT" in capsys.readouterr().err
     assert not (tmp_path / "a.png").exists()
+
+
+def test_files_of_others_are_not_replaced(checkpoint, data, tmp_path, make_photo, capsys):
+    photo, one = make_photo(tmp_path / "own.png"), f"SparseViT_tiny@{checkpoint}"
+    before = photo.read_bytes()
+    words = ["--models", one, "--images", photo, "--out", tmp_path / "new.pdf", "--out", photo]
+    assert run(*words) == 2
+    assert "own.png: is there and is no figure of this program" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+    assert not (tmp_path / "new.pdf").exists()
+    (tmp_path / "table.csv").write_text("mine")
+    assert run("--models", one, "--images", photo, "--out", tmp_path / "table.png") == 2
+    assert "table.csv, beside which there is no figure" in capsys.readouterr().err
+    assert (tmp_path / "table.csv").read_text() == "mine"
+
+
+def test_a_model_folder_is_a_checkpoint_and_no_folder_of_maps(checkpoint, data, tmp_path, capsys):
+    hub.save_checkpoint(checkpoint, tmp_path / "model", device="cpu")
+    words = ["--test-data-path", data, "--choose", "first", "--count", "1"]
+    model = f"A=SparseViT_tiny@{checkpoint},B@{tmp_path / 'model'}"
+    assert run("--models", model, "--out", tmp_path / "a.png", *words) == 0
+    assert "disagreement 0.0000" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    empty = f"B@{tmp_path / 'empty'}"
+    assert run("--models", empty, "--out", tmp_path / "b.png", *words) == 2
+    assert f"--models {empty}: holds no maps" in capsys.readouterr().err

@@ -231,7 +231,7 @@ def test_maps_of_other_programs_come_at_the_photographs_size(tmp_path, image_set
 def test_a_folder_without_maps_of_the_images_is_refused(tmp_path, image_set):
     folder = tmp_path / "other"
     folder.mkdir()
-    with pytest.raises(UserError, match=r"--models other .*: holds no maps"):
+    with pytest.raises(UserError, match=r"--models other@.*: holds no maps"):
         FolderMaps("other", folder, of_set(image_set))
     np.save(folder / "else.npy", np.zeros(SIZE, np.float32))
     with pytest.raises(UserError, match=r"holds no map of set.Tp.000\.jpg or the other images"):

@@ -12,6 +12,7 @@ from sparsevit_plugin.results.cost_plots import (
     MOST_CURVES,
     Curve,
     Point,
+    is_own_figure,
     score_plot,
     side_plot,
     write_figure,
@@ -141,6 +142,13 @@ def test_files_are_of_their_format_and_the_same_every_time(tmp_path, make, endin
     assert first.startswith(start)
     assert first == second
     assert sorted(tmp_path.iterdir()) == files
+    assert is_own_figure(files[0])
+
+
+def test_a_file_of_another_program_is_no_figure_of_this_one(tmp_path):
+    score_plot(POINTS, "F1").savefig(tmp_path / "a.png")
+    assert not is_own_figure(tmp_path / "a.png")
+    assert not is_own_figure(tmp_path / "gone.png")
 
 
 def test_fonts_of_a_pdf_are_embedded_as_truetype(tmp_path):
