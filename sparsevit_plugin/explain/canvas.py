@@ -77,8 +77,11 @@ class Canvas:
         size: float = 7,
         **style: Any,  # noqa: ANN401
     ) -> Text:
-        """Write words at a place; centred on it unless `ha` and `va` say otherwise."""
-        placed = {"ha": "center", "va": "center", "fontsize": size, **style}
+        """Write words at a place; centred on it unless `ha` and `va` say otherwise.
+
+        A dollar is a dollar, as in files' names, unless `parse_math` is given.
+        """
+        placed = {"ha": "center", "va": "center", "fontsize": size, "parse_math": False, **style}
         return self.figure.text(x / self.width, 1 - y / self.height, text, **placed)
 
     def width_of(self, text: Text) -> float:

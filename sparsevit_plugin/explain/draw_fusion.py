@@ -43,7 +43,7 @@ def fusion_figure(taps: Sequence[Tap], width: float) -> Canvas:
         sizes = [tap.mean_magnitude for tap in taps]
         axes = canvas.axes(left, _TOP, bars, height)
         _bars(axes, sizes, [0.0] * len(taps), _BAR)
-        canvas.words(left + bars / 2, _TOP / 2, r"mean |$\gamma$|", 7)
+        canvas.words(left + bars / 2, _TOP / 2, r"mean |$\gamma$|", 7, parse_math=True)
         if with_shares:
             shares = [tap.mean_share for tap in taps]
             spread = [tap.share_deviation for tap in taps]
@@ -75,7 +75,7 @@ def _strip(canvas: Canvas, taps: Sequence[Tap], width: float, height: float) -> 
     axes.tick_params(axis="x", length=2, labelsize=6)
     for label in axes.get_yticklabels():
         label.set_fontsize(7)
-    canvas.words(_LEFT + width / 2, _TOP / 2, r"$\gamma$ of each channel", 7)
+    canvas.words(_LEFT + width / 2, _TOP / 2, r"$\gamma$ of each channel", 7, parse_math=True)
     canvas.words(_LEFT + width / 2, _TOP + height + 0.22, "channel", 6)
     _scale(canvas, _LEFT + width / 2, _TOP + height + 0.36, most)
 

@@ -145,6 +145,11 @@ def write_figure(figure: Figure, path: str | PathLike[str], *, dpi: int = _DPI) 
         figure.savefig(temporary, format=kind, dpi=dpi, metadata=undated[kind])
 
 
+def no_formula(name: str) -> str:
+    """Return a name as a figure's text shows it: its dollars begin no formula."""
+    return name.replace("$", r"\$")
+
+
 def is_own_figure(path: Path) -> bool:
     """Say whether a file is a figure that `write_figure` wrote."""
     return path.is_file() and _MARK.encode() in path.read_bytes()
@@ -192,7 +197,7 @@ def _score_panel(axes: Axes, points: Sequence[Point], name: str, scale: float) -
         axes.scatter(costs, [point.score for point in chosen], label=kind, linewidths=0.9, **style)
         for cost, point in zip(costs, chosen, strict=True):
             axes.annotate(
-                point.label,
+                no_formula(point.label),
                 (cost, point.score),
                 xytext=(0, 0),
                 textcoords="offset points",
@@ -325,7 +330,7 @@ def _side_panel(axes: Axes, curves: Sequence[tuple[str, Mapping[int, float]]]) -
                 marker=MARKERS[number],
                 markersize=3.5,
                 linewidth=1.1,
-                label=label,
+                label=no_formula(label),
             )
     sides = sorted({side for _, values in curves for side in values})
     axes.set_xlabel("side of the image (pixels)")

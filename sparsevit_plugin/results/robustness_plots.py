@@ -32,6 +32,7 @@ from sparsevit_plugin.results.cost_plots import (
     MOST_CURVES,
     PAGE_WIDTH,
     STYLE,
+    no_formula,
     write_figure,
 )
 from sparsevit_plugin.results.robustness import BAND, KINDS, Curves, Kind
@@ -116,7 +117,7 @@ def robustness_plot(curves: Curves, kind: str, metric: str | None = None) -> Fig
         for panel, name in zip(panels, sets, strict=True):
             of_set = frame[frame["set"] == name]
             _draw_panel(panel, of_set, models, axis)
-            panel.set_title(f"{name}\n{_counts(of_set)}", fontsize=7)
+            panel.set_title(f"{no_formula(name)}\n{_counts(of_set)}", fontsize=7)
         _name_axes(figure, _value_title(curves, metric), known.axis)
         _legend(figure, panels, models)
     return figure
@@ -197,7 +198,7 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, models: Sequence[str], axis: _A
         mean, low, high = (
             points[name].to_numpy(np.float64)[order] for name in ("mean", "low", "high")
         )
-        style = {"color": COLOURS[number], "marker": MARKERS[number], "label": model}
+        style = {"color": COLOURS[number], "marker": MARKERS[number], "label": no_formula(model)}
         line = _Line(x[order], mean, low, high, style)
         if axis.known.numeric:
             _draw_curve(axes, line, axis.none)
@@ -261,7 +262,13 @@ def _canvas(sets: Sequence[str], models: Sequence[str], text: str) -> tuple[Figu
     layout = ConstrainedLayoutEngine(rect=rect)
     figure = Figure(figsize=(width, height), layout=layout, dpi=200)
     FigureCanvasAgg(figure)
-    figure.text(0.01, 0.4 * _LINE_HEIGHT / height, "\n".join(lines), fontsize=_SMALL, va="bottom")
+    figure.text(
+        0.01,
+        0.4 * _LINE_HEIGHT / height,
+        "\n".join(map(no_formula, lines)),
+        fontsize=_SMALL,
+        va="bottom",
+    )
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     panels = list(grid.ravel())
     for panel in panels[len(sets) :]:

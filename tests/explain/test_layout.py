@@ -88,7 +88,7 @@ def test_qualitative(width):
                 0.1,
             )
         )
-    labels = ["SparseViT", "A model of a long name", "Theirs"]
+    labels = ["SparseViT", "A model of a long name", "$x^{a_$"]  # no formula
     check_words(
         qualitative_figure(rows, labels, width=width, with_f1=True, with_names=True, binary=True)
     )

@@ -151,6 +151,13 @@ def test_a_file_of_another_program_is_no_figure_of_this_one(tmp_path):
     assert not is_own_figure(tmp_path / "gone.png")
 
 
+def test_dollars_of_a_name_are_no_formula(tmp_path):
+    score, side = Point("$x^{a_$", 0.6, 50e9, 50e6), Curve("$x^{a_$", CURVES[0].macs, {})
+    for figure in (score_plot([score], "F1"), side_plot([side])):
+        write_figure(figure, tmp_path / "a.pdf")
+        assert (tmp_path / "a.pdf").is_file()
+
+
 def test_fonts_of_a_pdf_are_embedded_as_truetype(tmp_path):
     write_figure(score_plot(POINTS, "pixel F1"), tmp_path / "a.pdf")
     content = (tmp_path / "a.pdf").read_bytes()

@@ -267,6 +267,11 @@ def test_figures_are_written_the_same_every_time(tmp_path):
     assert before[0].startswith(b"%PDF")
 
 
+def test_dollars_of_names_are_no_formula(tmp_path):
+    written = write_plots(build_curves(falling("$x^{a_$", sets=("$y_{$",))), tmp_path)
+    assert all(path.is_file() for path in written)
+
+
 def test_too_many_models_are_refused():
     curves = build_curves(falling(*"ABCDEFGHI", sets=("First",)))
     with pytest.raises(UserError, match="9 models: a figure shows at most 8"):
