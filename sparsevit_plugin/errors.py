@@ -7,9 +7,30 @@ exits with code 2; it is never shown with a traceback.
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 4000
+
 
 class UserError(Exception):
-    """Bad input. The message is one line that says what is wrong, where, and what to do."""
+    """Bad input. The message is one line that says what is wrong, where, and what to do.
+
+    It often quotes what strangers wrote, so control characters are shown as escapes, and the middle
+    of what has no end is left out.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line that no terminal takes for commands, of 4000 characters at most."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 3 :]}"
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign == " " else sign.encode("unicode_escape").decode()
+        for sign in text
+    )
 
 
 def suggest(word: str, choices: Iterable[str]) -> str:

@@ -38,10 +38,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             a folder, a device or a pipe, which a rename would replace.
     """
     target = Path(path)
-    if target.exists() and not target.is_file():
-        raise UserError(f"cannot write {target}: it is there and is no plain file")
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(6)}.tmp{target.suffix}")
     try:
+        if target.exists() and not target.is_file():
+            raise UserError(f"cannot write {target}: it is there and is no plain file")
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush(temporary)
@@ -112,6 +112,18 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:  # noqa
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_as_json)
     write_text_atomic(path, text + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever it holds
+    """Return what a JSON text holds.
+
+    Raises:
+        ValueError: It is no JSON, no UTF-8, or nested too deeply to be anybody's data.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _as_json(value: object) -> object:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import prove_writable, sha256_file, write_json_atomic
+from sparsevit_plugin.files import parse_json, prove_writable, sha256_file, write_json_atomic
 from sparsevit_plugin.machine import user_cache
 
 ENTRY: Final = "entry.json"
@@ -108,7 +108,7 @@ class ExportCache:
 def is_whole(entry: Path) -> bool:
     """Say whether an entry holds the files that it was written with, unchanged."""
     try:
-        hashes = json.loads((entry / ENTRY).read_text(encoding="utf-8"))["files"]
+        hashes = parse_json((entry / ENTRY).read_text(encoding="utf-8"))["files"]
         return bool(hashes) and all(
             sha256_file(entry / name) == wanted for name, wanted in hashes.items()
         )

@@ -17,6 +17,8 @@ from sparsevit_plugin.errors import UserError
 REGISTRY_VARIABLE = "SPARSEVIT_REGISTRY"
 """Folders of cards beside those of installed distributions, separated as in PATH."""
 
+_MOST_BYTES = 1 << 20
+_MOST_NODES = 100_000
 _LOG = logging.getLogger(__name__)
 _Path = tuple[str | int, ...]
 
@@ -135,9 +137,7 @@ def read_yaml(file: Path, what: str) -> tuple[dict[str, Any], yaml.Node | None]:
         UserError: The file cannot be read, is not YAML, has a key twice, or is no mapping.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        content = yaml.load(text, UniqueKeyLoader)  # noqa: S506 -- a SafeLoader
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content, root = parse_yaml(read_yaml_text(file))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read: {error}") from error
     except yaml.MarkedYAMLError as error:
@@ -150,11 +150,85 @@ def read_yaml(file: Path, what: str) -> tuple[dict[str, Any], yaml.Node | None]:
     return content, root
 
 
+def read_yaml_text(file: Path) -> str:
+    """Return a YAML file's text.
+
+    Raises:
+        UserError: It is far too large for a card.
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is no UTF-8.
+    """
+    size = file.stat().st_size
+    if size > _MOST_BYTES:
+        raise UserError(f"{file}: has {size} bytes, and no YAML of ours has over {_MOST_BYTES}")
+    return file.read_text(encoding="utf-8")
+
+
+def parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
+    """Return what a YAML text holds, and its nodes, which know their lines; nothing in it is run.
+
+    Raises:
+        yaml.YAMLError: It is no YAML, has a key twice, a value that its tag does not fit, is nested
+            too deeply, or its aliases unfold into more than anybody's data.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _refuse_unfolding(root)
+        return yaml.load(text, UniqueKeyLoader), root  # noqa: S506 -- a SafeLoader
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
+
+
+def _refuse_unfolding(root: yaml.Node | None) -> None:
+    """Refuse aliases that stand for something that holds them, or for far more than is written."""
+    sizes: dict[int, int] = {}
+    above: set[int] = set()
+
+    def size(node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        key = id(node)
+        if key in above:
+            raise yaml.MarkedYAMLError(
+                problem="an alias stands for what holds it", problem_mark=node.start_mark
+            )
+        if key not in sizes:
+            above.add(key)
+            parts = (
+                n for pair in node.value for n in (pair if isinstance(pair, tuple) else [pair])
+            )
+            sizes[key] = 1 + sum(map(size, parts))
+            above.remove(key)
+        return sizes[key]
+
+    if root is not None and size(root) > _MOST_NODES:
+        raise yaml.YAMLError("its aliases unfold into more than any file of ours holds")
+
+
 class UniqueKeyLoader(yaml.SafeLoader):
     """YAML's safe loader, which also refuses a key that is given twice."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401
+        """Build a value; one that its tag does not fit is an error of the text like others."""
+        try:
+            return super().construct_object(node, deep)
+        except (
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+        ) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"this is no {kind} ({error})", node.start_mark
+            ) from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping once its keys are known to differ."""
+        if not isinstance(node, yaml.MappingNode):  # another node that calls itself one
+            return super().construct_mapping(node, deep)
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from sparsevit_plugin.errors import UserError, suggest
-from sparsevit_plugin.files import write_json_atomic
+from sparsevit_plugin.files import parse_json, write_json_atomic
 from sparsevit_plugin.harness.datasets import BadSample
 from sparsevit_plugin.harness.evaluate import native_map
 from sparsevit_plugin.harness.external import fits
@@ -421,7 +421,7 @@ def maps_of(candidate: Candidate, sources: Sequence[MapSource]) -> list[Map] | B
 def _kept_values(kept: Path, key: dict[str, Any]) -> dict[str, float]:
     """Return what was computed before by the same models on the same sets."""
     try:
-        content = json.loads(kept.read_text(encoding="utf-8"))
+        content = parse_json(kept.read_text(encoding="utf-8"))
         values = content["disagreement"]
         same = content["made_from"] == json.loads(json.dumps(key))
     except (OSError, ValueError, KeyError, TypeError):

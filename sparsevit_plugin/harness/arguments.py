@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import yaml
 
+from sparsevit_plugin.cards.reading import parse_yaml
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness import options
 
@@ -117,7 +118,7 @@ def _read_list(words: list[str], where: str) -> object:
     if text.startswith("(") and text.endswith(")"):
         text = text[1:-1]
     try:
-        return yaml.safe_load(text if text.startswith("[") else f"[{text}]")
+        return parse_yaml(text if text.startswith("[") else f"[{text}]")[0]
     except yaml.YAMLError:
         raise UserError(f'{where}: expected a list such as [8,4,2,1], got "{text}"') from None
 

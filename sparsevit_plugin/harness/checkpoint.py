@@ -13,7 +13,6 @@ No generator states are stored: every draw is seeded from (seed, epoch, step or 
 import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -24,6 +23,14 @@ from sparsevit_plugin.files import atomic_path
 
 STATE_SCHEMA = 1
 RESUME_NAME = "resume.pt"
+
+
+# What each part of the file must be.
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("model", "optimizer", "scaler", "kernels"), dict),
+    **dict.fromkeys(("epoch", "step"), int),
+    **{"best": (dict, type(None)), "config_hash": str, "skipped": list, "finished": bool},
+}
 
 
 @dataclass
@@ -81,7 +88,7 @@ def load_state(path: Path) -> TrainingState:
         # IMDLBenCo's checkpoints hold their command line as a Namespace: a plain container.
         with torch.serialization.safe_globals([argparse.Namespace]):
             data = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # damaged bytes make the unpickler raise whatever it stumbles over
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} cannot be resumed from: it is damaged or no training checkpoint ({reason})"
@@ -92,18 +99,30 @@ def load_state(path: Path) -> TrainingState:
             "with --checkpoint"
         )
     if "schema" not in data:
-        return _from_upstream(data)
-    if data.pop("schema") > STATE_SCHEMA:
+        return _from_upstream(data, path)
+    schema = data.pop("schema")
+    if isinstance(schema, int) and schema > STATE_SCHEMA:
         raise UserError(
             f"{path} was written by a newer version of sparsevit-plugin: upgrade to resume it"
         )
+    return _checked(data, path)
+
+
+def _checked(data: dict[Any, Any], path: Path) -> TrainingState:
+    """Return the state that a file holds, once its parts are what they must be."""
+    for name, value in data.items():
+        kind = _KINDS.get(name)
+        if kind is None or not isinstance(value, kind) or (kind is int and value < 0):
+            raise UserError(f"{path} cannot be resumed from: it is damaged ({name!r} is wrong)")
     return TrainingState(**data)
 
 
-def _from_upstream(data: dict[str, Any]) -> TrainingState:
-    return TrainingState(
-        model=data["model"],
-        optimizer=data["optimizer"],
-        scaler=data.get("scaler") or {},
-        epoch=int(data.get("epoch", -1)) + 1,
-    )
+def _from_upstream(data: dict[str, Any], path: Path) -> TrainingState:
+    epoch = data.get("epoch", -1)
+    content = {
+        "model": data["model"],
+        "optimizer": data["optimizer"],
+        "scaler": data.get("scaler") or {},
+        "epoch": epoch + 1 if isinstance(epoch, int) else epoch,
+    }
+    return _checked(content, path)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from sparsevit_plugin.cards import load_model_card
 from sparsevit_plugin.complexity import TORCH_COUNTER, Complexity, count
-from sparsevit_plugin.files import write_json_atomic
+from sparsevit_plugin.files import parse_json, write_json_atomic
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.datasets import collate
 from sparsevit_plugin.harness.evaluate import model_inputs, refuse_bad
@@ -163,6 +163,6 @@ def _source_hash(constructor: Callable[..., Any]) -> str:
 
 def _read_cached(file: Path) -> Complexity | None:
     try:
-        return Complexity(**json.loads(file.read_text(encoding="utf-8"))["complexity"])
+        return Complexity(**parse_json(file.read_text(encoding="utf-8"))["complexity"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import parse_json
 from sparsevit_plugin.harness import manipulations as edits
 from sparsevit_plugin.harness.corpus_sets import demo_sets
 from sparsevit_plugin.harness.photos import Photograph, embedded_photographs
@@ -269,7 +270,7 @@ def _existing(out: Path, fingerprint: str, *, force: bool) -> CorpusSummary | No
     if not any(out.iterdir()):
         return None
     try:
-        index = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
+        index = parse_json((out / "corpus.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         index = {}
     if not isinstance(index, dict) or index.get("kind") != INDEX_KIND:
@@ -290,7 +291,7 @@ def _whole(out: Path, *, force: bool) -> CorpusSummary | None:
     missing = [
         name
         for manifest in out.glob("*/manifest.json")
-        for name in json.loads(manifest.read_text(encoding="utf-8"))["images"]
+        for name in parse_json(manifest.read_text(encoding="utf-8"))["images"]
         if not (manifest.parent / name).is_file()
     ]
     if not missing:
@@ -301,11 +302,11 @@ def _whole(out: Path, *, force: bool) -> CorpusSummary | None:
 
 
 def _summary(out: Path, *, reused: bool, seconds: float) -> CorpusSummary:
-    index = json.loads((out / "corpus.json").read_text(encoding="utf-8"))
+    index = parse_json((out / "corpus.json").read_text(encoding="utf-8"))
     sets = {}
     for spec in index["sets"]:
         folder = out / spec["name"]
-        images = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["images"]
+        images = parse_json((folder / "manifest.json").read_text(encoding="utf-8"))["images"]
         areas = [image["mask_area"] for image in images.values() if image["manipulation"]]
         sets[spec["name"]] = SetSummary(
             split=spec["split"],

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from sparsevit_plugin.confinement import check_confined
-from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.errors import UserError, one_line
 from sparsevit_plugin.pixel_limit import FLAG, pixel_limit
 
 MASK_RULE = (
@@ -84,7 +84,7 @@ class BadImage(UserError):  # noqa: N818 (named for what it is about, as `BadSam
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return one_line(f"{self.path}: {self.reason}")
 
 
 class SizeMismatch(BadImage):

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from sparsevit_plugin.cards.datasets import DatasetCard
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import write_json_atomic
+from sparsevit_plugin.files import parse_json, write_json_atomic
 from sparsevit_plugin.harness.images import BadImage, decode_image, open_picture
 from sparsevit_plugin.harness.import_plan import Item, Plan, plan_import
 from sparsevit_plugin.harness.mask_rules import read_ruled_mask
@@ -246,7 +246,7 @@ def _check_target(card: DatasetCard, source: Path, target: Path, *, overwrite: b
 
 def _was_imported(target: Path) -> bool:
     try:
-        manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+        manifest = parse_json((target / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and "import" in manifest
@@ -495,7 +495,7 @@ class _Writer:
         records: dict[str, _Record] = {}
         for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []:
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
                 image = entry.pop("image")
                 records[image] = _Record(**entry)
             except (ValueError, TypeError, KeyError):

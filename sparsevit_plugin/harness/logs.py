@@ -9,7 +9,7 @@ from lightning_fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import write_text_atomic
+from sparsevit_plugin.files import parse_json, write_text_atomic
 
 LOG_NAME = "metrics.jsonl"
 IMAGES_SHOWN = 8
@@ -96,6 +96,6 @@ class TrainingLog:
 def _position_of(line: str) -> float:
     """Return the position of a logged line; a line torn by a kill belongs to no position."""
     try:
-        return float(json.loads(line)["position"])
+        return float(parse_json(line)["position"])
     except (ValueError, KeyError):
         return float("inf")

@@ -30,7 +30,7 @@ import torch
 from sparsevit_plugin.backends.choices import TORCH
 from sparsevit_plugin.backends.from_config import choice_of
 from sparsevit_plugin.cards import load_model_card
-from sparsevit_plugin.files import write_json_atomic
+from sparsevit_plugin.files import parse_json, write_json_atomic
 from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
 from sparsevit_plugin.harness.config import Config, resolve
 from sparsevit_plugin.harness.devices import accelerator_of
@@ -410,7 +410,7 @@ def stored_cost(
     content = _content(subject, settings, reference, kernels_of(subject, settings.modes))
     try:
         text = _file(content, Path(folder)).read_text(encoding="utf-8")
-        found = MeasuredCost.from_dict(json.loads(text)["cost"])
+        found = MeasuredCost.from_dict(parse_json(text)["cost"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return None if found.reasons else found

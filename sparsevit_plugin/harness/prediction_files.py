@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import (
     atomic_path,
+    parse_json,
     prove_writable,
     sha256_file,
     write_json_atomic,
@@ -316,7 +317,7 @@ def write_image(path: Path, picture: NDArray[Any]) -> None:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """Return a file's dictionary; None where there is none, or something else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

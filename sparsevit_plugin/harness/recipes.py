@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import yaml
 
-from sparsevit_plugin.cards.reading import UniqueKeyLoader
+from sparsevit_plugin.cards.reading import parse_yaml, read_yaml_text
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness import options
 from sparsevit_plugin.harness.option_table import BY_NAME, Option
@@ -217,13 +217,13 @@ def read_mapping(path: Path) -> dict[str, object]:
         UserError: Unreadable, not YAML (with the line), or something else than names and values.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), UniqueKeyLoader)  # noqa: S506 -- safe
+        content, _ = parse_yaml(read_yaml_text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        problem = getattr(error, "problem", None) or "not valid YAML"
+        problem = getattr(error, "problem", None) or f"not YAML: {' '.join(str(error).split())}"
         raise UserError(f"{path}:{line} {problem}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected names and values, got {type(content).__name__}")

@@ -343,7 +343,7 @@ def _load_json(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
     except _DuplicateKeyError as error:
         raise UserError(f'{path}: the name "{error}" stands in it twice') from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         where = f" ({error})" if path.suffix.lower() == ".json" else ""
         raise UserError(
             f"{path}: neither a folder with Tp/ and Gt/ nor a file that holds JSON{where}"

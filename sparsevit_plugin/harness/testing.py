@@ -1,6 +1,5 @@
 """Testing ready checkpoints: from files to stored rows."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from sparsevit_plugin.harness.pipeline import (
 )
 from sparsevit_plugin.hub.config import WEIGHTS
 from sparsevit_plugin.hub.remote import fetched_weights, repository_of
-from sparsevit_plugin.model.weights import read_checkpoint
+from sparsevit_plugin.model.weights import read_checkpoint, recorded_json
 from sparsevit_plugin.results.store import Store
 
 UPSTREAM_CHECKPOINT = re.compile(r"checkpoint-(\d+)\.pth")
@@ -90,7 +89,9 @@ def recorded_settings(checkpoint: str) -> dict[str, dict[str, Any]]:
         return {}
     metadata = read_checkpoint(files[0]).metadata
     return {
-        key: json.loads(metadata[key]) for key in ("options", "model_arguments") if key in metadata
+        key: recorded_json(metadata, key, f"--checkpoint {files[0]}") or {}
+        for key in ("options", "model_arguments")
+        if key in metadata
     }
 
 
@@ -145,5 +146,4 @@ def _test_one(
 def checkpoint_facts(metadata: dict[str, str]) -> dict[str, Any]:
     """Say what is known of a checkpoint's training; what its file does not say is unknown."""
     known = {key: metadata.get(key, "unknown") for key in ("recipe", "effective_batch")}
-    pretraining = metadata.get("pretraining")
-    return {**known, "pretraining": json.loads(pretraining) if pretraining else "unknown"}
+    return {**known, "pretraining": recorded_json(metadata, "pretraining") or "unknown"}

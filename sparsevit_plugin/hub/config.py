@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import write_json_atomic
+from sparsevit_plugin.files import parse_json, write_json_atomic
 
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
@@ -79,21 +79,30 @@ def from_dict(content: Mapping[str, Any], path: Path) -> HubConfig:
     section = content.get(SECTION) or {}
     if not isinstance(section, dict):
         raise UserError(f'{path}: "{SECTION}" must hold a JSON object')
-    if section.get("format", _FORMAT) > _FORMAT:
+    options, written = section.get("options") or {}, section.get("format", _FORMAT)
+    if not (isinstance(options, dict) and isinstance(written, int)):
+        raise UserError(f'{path}: "{SECTION}" is damaged: fetch or save the model again')
+    if written > _FORMAT:
         raise UserError(f"{path} was written by a newer version: upgrade sparsevit-plugin")
     return HubConfig(
         arguments={name: value for name, value in content.items() if name != SECTION},
         model=str(section.get("model") or ""),
-        options=dict(section.get("options") or {}),
+        options=dict(options),
     )
 
 
 def from_metadata(metadata: Mapping[str, Any]) -> HubConfig:
-    """Return what the header of a weights file says."""
+    """Return what the header of a weights file says.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    from sparsevit_plugin.model.weights import recorded_json
+
     return HubConfig(
-        arguments=json.loads(metadata.get("model_arguments") or "{}"),
+        arguments=recorded_json(metadata, "model_arguments") or {},
         model=str(metadata.get("model") or ""),
-        options=json.loads(metadata.get("options") or "{}"),
+        options=recorded_json(metadata, "options") or {},
     )
 
 
@@ -138,7 +147,7 @@ def read_config(weights: Path) -> HubConfig:
 
         return from_metadata(read_checkpoint(weights).metadata)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): fetch or save the model again") from error
     if not isinstance(content, dict):

@@ -1,13 +1,12 @@
 """What is known of a checkpoint: its header, its run, and the rows that tests stored of it."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import sha256_file
+from sparsevit_plugin.files import parse_json, sha256_file
 from sparsevit_plugin.hub.config import HubConfig
 from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
 from sparsevit_plugin.results.statistics import base_photographs
@@ -92,8 +91,10 @@ class Facts:
     @property
     def pretraining(self) -> Any:  # noqa: ANN401 (a sentence, or files by argument)
         """What the training started from."""
-        text = self.metadata.get("pretraining")
-        return json.loads(text) if text else self.manifest.get("pretraining", "unknown")
+        from sparsevit_plugin.model.weights import recorded_json
+
+        recorded = recorded_json(self.metadata, "pretraining")
+        return recorded or self.manifest.get("pretraining", "unknown")
 
     @property
     def is_demo(self) -> bool:
@@ -144,7 +145,7 @@ def facts_of_checkpoint(
 def _training(path: Path) -> dict[str, Any]:
     """Return the options of a training from its `run.json`; empty where there is none."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
+        config = parse_json(path.read_text(encoding="utf-8"))["config"]
         return {**config["options"], "recipe_file": config.get("recipe") or {}}
     except FileNotFoundError:
         return {}

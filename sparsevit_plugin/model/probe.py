@@ -20,7 +20,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import write_json_atomic
+from sparsevit_plugin.files import parse_json, write_json_atomic
 from sparsevit_plugin.machine import processor_facts, user_cache
 from sparsevit_plugin.model.choices import LIBRARIES, MATMULS, check_choice
 from sparsevit_plugin.model.kernels import Kernels, attend, linear, using_kernels
@@ -236,7 +236,7 @@ def _identity() -> dict[str, Any]:
 
 def _read(file: Path) -> Probe | None:
     try:
-        found = Probe(**json.loads(file.read_text(encoding="utf-8"))["probe"])
+        found = Probe(**parse_json(file.read_text(encoding="utf-8"))["probe"])
         for purpose in PURPOSES:
             found.kernels("auto", purpose)
             found.reason(purpose)

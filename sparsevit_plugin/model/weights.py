@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import atomic_path
+from sparsevit_plugin.files import atomic_path, parse_json
 from sparsevit_plugin.model.blocks import reset_linear_or_norm
 
 ALLOWED_GLOBALS: list[Callable | tuple[Callable, str]] = [argparse.Namespace]
@@ -131,6 +131,29 @@ def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     if not checkpoint.state:
         raise UserError(f"{file}: holds no tensors by name, so it is no checkpoint of a model.")
     return Checkpoint(_unwrap(checkpoint.state), checkpoint.metadata)
+
+
+def recorded_json(metadata: Mapping[str, Any], key: str, where: str = "the weights file") -> Any:  # noqa: ANN401 - any JSON
+    """Return what a weights file's header holds as JSON under a name; None where it is not there.
+
+    Args:
+        metadata: The header.
+        key: The name; `options` and `model_arguments` are JSON objects.
+        where: The file, for the error.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    text = metadata.get(key)
+    if not text:
+        return None
+    try:
+        value = parse_json(text)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where}: {key} in its header is damaged ({error}).") from error
+    if key in ("options", "model_arguments") and not isinstance(value, dict):
+        raise UserError(f"{where}: {key} in its header is no JSON object.")
+    return value
 
 
 def load_into(model: nn.Module, path: str | PathLike[str], *, strict: bool = True) -> LoadReport:

@@ -14,6 +14,7 @@
         complexity/            counted parameters and MACs
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -25,10 +26,12 @@ import torch
 from filelock import FileLock, Timeout
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import write_json_atomic
+from sparsevit_plugin.files import parse_json, write_json_atomic
 from sparsevit_plugin.results.store import Store
 
 RECORD = "cell.json"
+_LONGEST_NAME = 180  # bytes; suffixes and the names of temporary files come on top of it
+_CUT_NAME = 160
 
 
 class ProtocolFolder:
@@ -155,7 +158,7 @@ class ProtocolFolder:
         found = []
         for line in lines:
             try:
-                entry = json.loads(line)
+                entry = parse_json(line)
             except ValueError:
                 continue
             if isinstance(entry, dict):
@@ -175,7 +178,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         UserError: It is damaged or cannot be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -191,6 +194,12 @@ def timed_device(device: torch.device) -> str:
 
 
 def file_name(text: str) -> str:
-    """Return a text as a file's name: what is not a letter, digit, dot, hyphen or @ becomes `_`."""
+    """Return a text as a file's name: what is not a letter, digit, dot, hyphen or @ becomes `_`.
+
+    What file systems would refuse as too long is cut, and told apart by a hash.
+    """
     kept = "".join(sign if sign.isalnum() or sign in ".-_@" else "_" for sign in text)
+    if len(kept.encode()) > _LONGEST_NAME:
+        short = kept.encode()[:_CUT_NAME].decode(errors="ignore")
+        kept = f"{short}-{hashlib.sha256(kept.encode()).hexdigest()[:8]}"
     return kept.strip(".") or "_"

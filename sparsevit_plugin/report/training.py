@@ -1,6 +1,5 @@
 """Training curves from the logs that runs leave: losses, learning rate, and what is selected on."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import parse_json
 from sparsevit_plugin.report.charts import STYLES, Chart, Series
 
 LOG_NAME: Final = "metrics.jsonl"
@@ -105,7 +105,7 @@ def read_training(log: Path) -> Training | None:
 def _point(line: str) -> dict[str, Any] | None:
     """Return a logged point: figures, and the word `select`; None for what is none."""
     try:
-        content = json.loads(line)
+        content = parse_json(line)
         content["epoch"] = int(content["epoch"])
         return {k: v if k == "select" else float(v) for k, v in content.items()}
     except (ValueError, TypeError, KeyError, OverflowError):
@@ -114,7 +114,7 @@ def _point(line: str) -> dict[str, Any] | None:
 
 def _name(folder: Path) -> str:
     try:
-        options = json.loads((folder / RUN_NAME).read_text(encoding="utf-8"))["config"]["options"]
+        options = parse_json((folder / RUN_NAME).read_text(encoding="utf-8"))["config"]["options"]
         return f"{options['name'] or options['model']}, seed {options['seed']}"
     except (OSError, ValueError, KeyError, TypeError):
         return folder.resolve().name

@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import atomic_path, write_json_atomic
+from sparsevit_plugin.files import atomic_path, parse_json, write_json_atomic
 from sparsevit_plugin.results.conventions import DEFAULT_BACKEND, EXTERNAL, UNPERTURBED
 from sparsevit_plugin.results.packed import chunks
 from sparsevit_plugin.results.schema import (
@@ -56,6 +56,11 @@ Records = pd.DataFrame | Iterable[Mapping[str, Any]]
 _METADATA = b"sparsevit_plugin"
 _ROW_KEY = ["sample_name", "score_at", "evaluator"]
 _ID_DIGITS = 16
+_MANIFEST_TEXTS = (
+    *("manifest_id", "model", "registered_model", "backend", "number_format", "kind", "selection"),
+    *("series", "group", "created", "fit", "device", "code_version"),
+)
+_MANIFEST_OBJECTS = ("checkpoint", "config", "libraries", "complexity", "model_arguments")
 _FINGERPRINT_DIGITS = 8
 
 
@@ -372,15 +377,17 @@ def _row_files(folders: Iterable[str | PathLike[str]]) -> list[Path]:
 
 def _cell(path: Path, note: Mapping[str, Any]) -> Cell:
     name = note.get("histograms")
+    if not isinstance(note.get("manifest"), dict):
+        raise UserError(f"{path} is broken, it does not say what was run: remove it and test again")
     return Cell(
         manifest_id=note["manifest_id"],
         dataset=note["dataset"],
         path=path,
         manifest=note["manifest"],
-        facts=note.get("facts", {}),
+        facts=note.get("facts") or {},
         histogram_path=path.parent.parent / "histograms" / name if name else None,
-        perturbation=note.get("perturbation", UNPERTURBED),
-        written=note.get("written", ""),
+        perturbation=note.get("perturbation") or UNPERTURBED,
+        written=note.get("written") or "",
     )
 
 
@@ -471,13 +478,49 @@ def _note(path: Path, file: pq.ParquetFile) -> dict[str, Any]:
     metadata = file.schema_arrow.metadata or {}
     if _METADATA not in metadata:
         raise UserError(f"{path} holds no results of this package: move it out of the results")
-    note = json.loads(metadata[_METADATA])
+    try:
+        note = parse_json(metadata[_METADATA])
+        _check_note(note)
+    except ValueError as error:
+        raise UserError(
+            f"{path} is broken, what it says of itself is damaged ({error}): remove it and test "
+            "again"
+        ) from error
     if note["schema_version"] > SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema {note['schema_version']}, this version reads up to "
             f"{SCHEMA_VERSION}: upgrade sparsevit-plugin"
         )
     return note
+
+
+def _check_note(note: object) -> None:
+    """Check the types of what is known by name; other keys of a manifest are free.
+
+    Raises:
+        ValueError: One is wrong.
+    """
+    if not isinstance(note, dict):
+        raise ValueError("it is no JSON object")
+    whole = note.get("schema_version")
+    if not isinstance(whole, int) or isinstance(whole, bool):
+        raise ValueError("schema_version is no number")
+    for name in ("manifest_id", "dataset"):
+        if not isinstance(note.get(name), str):
+            raise ValueError(f"{name} is no text")
+    _check_kinds(note, str, "a text", ("perturbation", "written", "histograms"))
+    _check_kinds(note, dict, "a JSON object", ("manifest", "facts"))
+    if Path(note.get("histograms") or "").name != (note.get("histograms") or ""):
+        raise ValueError("histograms is no name of a file")
+    manifest = note.get("manifest") or {}
+    _check_kinds(manifest, str, "a text", _MANIFEST_TEXTS)
+    _check_kinds(manifest, dict, "a JSON object", _MANIFEST_OBJECTS)
+
+
+def _check_kinds(values: dict[str, Any], kind: type, shown: str, names: Iterable[str]) -> None:
+    for name in names:
+        if values.get(name) is not None and not isinstance(values[name], kind):
+            raise ValueError(f"{name} is not {shown}")
 
 
 def _read(path: Path, columns: tuple[Column, ...]) -> tuple[pa.Table, dict[str, Any]]:

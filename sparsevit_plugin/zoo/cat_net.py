@@ -20,6 +20,7 @@ import yaml
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from sparsevit_plugin.cards.reading import parse_yaml, read_yaml_text
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.model.choices import check_choice
 from sparsevit_plugin.upstream import import_upstream
@@ -220,7 +221,7 @@ def _settings(path: str | None) -> CfgNode:
     if not path:
         return CfgNode(_PUBLISHED)
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content, _ = parse_yaml(read_yaml_text(Path(path)))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     try:
