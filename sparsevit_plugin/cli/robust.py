@@ -134,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
         UserError: Something cannot be run or drawn as asked.
     """
     _check(args)
+    _check_figures(args)
     if not (args.models or args.test_data_path):
         return _draw(args, _stored_folders(args), _protocol_word(args), _words(args.rows))
     code, folder, plan = _run(args)
@@ -164,6 +165,17 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("give a protocol, folders of runs, or --test-data-path with --models")
     if args.models and len(args.what) > 1:
         raise UserError(f"{' and '.join(args.what)}: models are run on one protocol")
+
+
+def _check_figures(args: argparse.Namespace) -> None:
+    """Refuse what cannot be drawn before anything is written, or runs for hours."""
+    from sparsevit_plugin.results.aggregate import Conventions
+
+    _laddered(args.ladders)
+    for name in _words(args.metric):
+        Conventions(name, args.authentic, args.score_at, args.evaluators)
+    if args.models and args.out and not args.dry_run:
+        prove_writable(Path(args.out), "--out")
 
 
 # --- running -------------------------------------------------------------------------------------

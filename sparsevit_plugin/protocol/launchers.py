@@ -22,7 +22,6 @@ from typing import IO, Any, Final, Protocol
 
 from sparsevit_plugin.errors import UserError
 
-LAUNCHERS: Final = ("local", "slurm")
 STOP_SECONDS: Final = 60.0
 """So long a training has to save its state when it is stopped."""
 

@@ -196,6 +196,8 @@ def test_a_protocol_that_trains_nothing_says_so(lab, capsys):  # noqa: F811
         (["lab", "--digits", "-1"], "--digits -1: give 0 to 9"),
         (["lab", "--models", "Plain", "--ladders", "jpg"], 'no ladder "jpg". Did you mean "jpeg"?'),
         (["lab", "--models", "Plain", "--ladders", "jpeg:500"], "quality lies between 1 and 100"),
+        (["lab", "--models", "Plain", "--metric", "f2"], 'metric "f2" is not one of pixel_f1'),
+        (["lab", "--models", "Plain", "--out", "card/x"], "--out card/x cannot be written"),
         (["lab"], "no results of protocol lab"),
         (["nowhere"], "nowhere is no folder"),
         (["--test-data-path", "protocol:mvss", "--models", "Plain"], "as benco robust mvss"),
@@ -213,4 +215,11 @@ def test_a_protocol_that_trains_nothing_says_so(lab, capsys):  # noqa: F811
 )
 def test_mistakes_are_named(lab, capsys, monkeypatch, words, message):  # noqa: F811
     monkeypatch.chdir(lab.root)
+    (lab.root / "card").write_text("a file")
     assert message in refused(capsys, *words)
+
+
+def test_a_wrong_strength_leaves_no_card_of_an_unnamed_protocol(lab, capsys):  # noqa: F811
+    words = ["--test-data-path", str(lab.root / "data" / SETS[0]), "--models", "AllTampered"]
+    assert "odd side" in refused(capsys, *words, "--ladders", "blur:4", "--runs", str(lab.runs))
+    assert not list(lab.runs.glob("robust-*"))
