@@ -16,9 +16,11 @@ from sparsevit_plugin import pixel_limit
 from sparsevit_plugin.cli.parser import SuggestingParser
 from sparsevit_plugin.confinement import FLAG, confined_to, take_flag
 from sparsevit_plugin.errors import UserError, suggest
+from sparsevit_plugin.failures import in_words
 from sparsevit_plugin.upstream import silence_known_warnings
 from sparsevit_plugin.versions import installed_version
 
+FAILED = 1
 USER_ERROR = 2
 INTERRUPTED = 130  # what a shell reports for SIGINT
 BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
@@ -135,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the command's name; those of this process by default.
 
     Returns:
-        The exit code: 0, what the verb answers, 2 for bad input, 130 when interrupted.
+        The exit code: 0, what the verb answers, 1 when memory is used up, 2 for bad input, 130 when
+        interrupted.
     """
     try:
         words, folder = take_flag(sys.argv[1:] if argv is None else argv)
@@ -153,6 +156,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has gone: point stdout elsewhere, so that the last flush is silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except (MemoryError, OSError, RuntimeError) as error:
+        said = in_words(error)
+        if said is None:
+            raise
+        print(f"benco: error: {said}", file=sys.stderr)
+        return FAILED
     return code
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.failures import in_words
 from sparsevit_plugin.files import atomic_path
 
 STATE_SCHEMA = 1
@@ -72,6 +73,8 @@ def save_state(state: TrainingState, path: Path) -> None:
         try:
             torch.save({"schema": STATE_SCHEMA, **vars(state)}, temporary)
         except RuntimeError as error:  # what PyTorch makes of a write that failed
+            if in_words(error):
+                raise  # a loader that died is reported wherever the process is just then
             reason = str(error).splitlines()[0]
             raise UserError(f"cannot write {path} (is the disk full?): {reason}") from error
 

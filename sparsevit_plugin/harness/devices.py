@@ -7,6 +7,7 @@ because it runs the same loop on a CPU, one GPU or many, in fp32, fp16 or bf16, 
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.failures import signal_in_words
 from sparsevit_plugin.harness.processor import set_up_processor
 
 PRECISIONS = {"32": "32-true", "16-mixed": "16-mixed", "bf16-mixed": "bf16-mixed"}
@@ -108,11 +110,14 @@ def launch_processes(count: int, arguments: Sequence[str]) -> int:
     """Run `python -m sparsevit_plugin ARGUMENTS` in `count` processes and wait for them.
 
     This is what `torchrun --standalone --nproc_per_node COUNT` does, with the exit code of the
-    process that failed first instead of a traceback of the launcher.
+    process that failed first instead of a traceback of the launcher. One that fails ends the
+    others; where it was killed, and could say nothing, a line says so.
 
     Returns:
-        0, or the exit code of the first process that failed.
+        0, or the exit code of the first process that failed; 1 when it was killed, 128 and the
+        signal's number when this process was asked to stop.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -128,7 +133,22 @@ def launch_processes(count: int, arguments: Sequence[str]) -> int:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "sparsevit_plugin", *arguments)
+    except SignalException as error:
+        return 128 + int(error.sigval)
     except ChildFailedError as error:
+        # The others fail because one was killed, and may be seen first; SIGTERM is the launcher's.
+        killed = {
+            rank: -failure.exitcode
+            for rank, failure in error.failures.items()
+            if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM
+        }
+        for rank, number in killed.items():
+            print(
+                f"benco: error: process {rank + 1} of {count}: {signal_in_words(number)}; the "
+                "others were stopped; run the same command again, a training with --resume auto",
+                file=sys.stderr,
+            )
+            return 1
         _, failure = error.get_first_failure()
         return failure.exitcode if failure.exitcode > 0 else 1
     return 0

@@ -90,7 +90,17 @@ def model_inputs(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def refuse_bad(bad: Sequence[BadSample], *, skip: bool) -> None:
-    """Stop at the first bad image unless they are to be passed over."""
+    """Stop at the first bad image unless they are to be passed over.
+
+    An image that has gone since its set was read is not passed over: when the folder is there
+    again, the results would be of other images than they say.
+    """
+    for one in bad:
+        if not one.path.exists():
+            raise UserError(
+                f"{one.path}: has gone since its set was read; when it is there again, run the "
+                "same command once more, a training with --resume auto"
+            )
     if bad and not skip:
         raise UserError(
             f"{bad[0].path}: {bad[0].reason}; mend or remove it, or pass --on-bad-image skip"

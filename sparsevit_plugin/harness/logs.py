@@ -1,6 +1,9 @@
 """Logs of a training run: TensorBoard with upstream's tags, and one JSON line a point."""
 
+import contextlib
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +34,13 @@ class TrainingLog:
     def __init__(self, folder: Path, tensorboard: Path, fabric: Fabric, position: int) -> None:
         self._writer: SummaryWriter | None = None
         self._path = folder / LOG_NAME
+        self._events = tensorboard
+        self._excepthook = threading.excepthook
         if fabric.is_global_zero:
             self._drop_after(position)
-            self._writer = SummaryWriter(log_dir=str(tensorboard))
+            threading.excepthook = self._note_failed_thread
+            with self._writing():
+                self._writer = SummaryWriter(log_dir=str(tensorboard))
 
     def _drop_after(self, position: int) -> None:
         if not self._path.exists():
@@ -56,9 +63,10 @@ class TrainingLog:
         if self._writer is None:
             return
         axis = int((epoch + step / steps_per_epoch) * 1000)
-        self._writer.add_scalar("lr", lr, axis)
-        for name, value in losses.items():
-            self._writer.add_scalar(f"train_loss/{name}", value, axis)
+        with self._writing():
+            self._writer.add_scalar("lr", lr, axis)
+            for name, value in losses.items():
+                self._writer.add_scalar(f"train_loss/{name}", value, axis)
         position = epoch * steps_per_epoch + step
         self._append({"position": position, "epoch": epoch, "step": step, "lr": lr, **losses})
 
@@ -66,31 +74,57 @@ class TrainingLog:
         """Log the value that checkpoints are selected by."""
         if self._writer is None:
             return
-        self._writer.add_scalar("Average", value, epoch)
+        with self._writing():
+            self._writer.add_scalar("Average", value, epoch)
         self._append({"position": position, "epoch": epoch, "select": select, "pixel_f1": value})
 
     def images(self, tag: str, batch: dict[str, Any], output: dict[str, Any], epoch: int) -> None:
         """Show the last batch of an epoch, as upstream does."""
-        if self._writer is None:
-            return
+        if self._writer is not None:
+            with self._writing():
+                self._add_images(self._writer, tag, batch, output, epoch)
+
+    @staticmethod
+    def _add_images(
+        writer: SummaryWriter,
+        tag: str,
+        batch: dict[str, Any],
+        output: dict[str, Any],
+        epoch: int,
+    ) -> None:
         from IMDLBenCo.datasets import denormalize
 
         shown = slice(0, IMAGES_SHOWN)
-        self._writer.add_images(
-            f"{tag}/image", denormalize(batch["image"][shown]).clamp(0, 1), epoch
-        )
-        self._writer.add_images(f"{tag}/gt_mask", batch["mask"][shown].float(), epoch)
+        writer.add_images(f"{tag}/image", denormalize(batch["image"][shown]).clamp(0, 1), epoch)
+        writer.add_images(f"{tag}/gt_mask", batch["mask"][shown].float(), epoch)
         predicted = output["pred_mask"][shown].detach().float().cpu()
-        self._writer.add_images(f"{tag}/predict", predicted, epoch)
-        self._writer.add_images(f"{tag}/predict_thresh_0.5", (predicted > 0.5).float(), epoch)  # noqa: PLR2004
+        writer.add_images(f"{tag}/predict", predicted, epoch)
+        writer.add_images(f"{tag}/predict_thresh_0.5", (predicted > 0.5).float(), epoch)  # noqa: PLR2004
         for name, value in (output.get("visual_image") or {}).items():
             if isinstance(value, torch.Tensor):
-                self._writer.add_images(f"{tag}/{name}", value[shown].detach().float().cpu(), epoch)
+                writer.add_images(f"{tag}/{name}", value[shown].detach().float().cpu(), epoch)
 
     def close(self) -> None:
         """Flush and close TensorBoard's file."""
         if self._writer is not None:
-            self._writer.close()
+            try:
+                with self._writing():
+                    self._writer.close()
+            finally:
+                threading.excepthook = self._excepthook
+
+    def _note_failed_thread(self, args: threading.ExceptHookArgs) -> None:
+        """Pass TensorBoard's writer by: what ended it is raised again by the next call."""
+        if type(args.thread).__module__.partition(".")[0] != "tensorboard":
+            self._excepthook(args)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Name the folder of TensorBoard's files where one cannot be written, as on a full disk."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"cannot write {self._events}: {error.strerror or error}") from error
 
 
 def _position_of(line: str) -> float:

@@ -316,7 +316,7 @@ class Trainer:
             while not self.state.finished:
                 self._train_epoch(interruption)
                 self._end_epoch()
-                self._stop_if_asked(interruption)
+                self._stop(self._asked_to_stop(interruption))
         finally:
             interruption.restore()
             self.log.close()
@@ -461,15 +461,27 @@ class Trainer:
         return seconds is not None and time.monotonic() - self.saved >= seconds
 
     def _save_if_due(self, interruption: Interruption) -> None:
-        if self._is_save_due() or interruption.signal:
+        asked = self._asked_to_stop(interruption)
+        if self._is_save_due() or asked:
             self._save()
-        self._stop_if_asked(interruption)
+        self._stop(asked)
 
-    def _stop_if_asked(self, interruption: Interruption) -> None:
+    def _asked_to_stop(self, interruption: Interruption) -> int:
+        """Return the signal that any process was sent, or 0; the same in all processes.
+
+        A process that left alone would break the step that the others are in, unsaved.
+        """
+        if self.fabric.world_size == 1:
+            return interruption.signal
+        sent = torch.tensor(float(interruption.signal), device=self.fabric.device)
+        return int(self.fabric.all_reduce(sent, reduce_op="max"))  # type: ignore[arg-type]
+
+    def _stop(self, asked: int) -> None:
         """Leave after a save, where a signal asked for it."""
-        if interruption.signal:
+        if asked:
+            self.fabric.barrier()  # the main process may still be saving
             self.evaluator.say("stopped by a signal; continue with --resume auto")
-            raise SystemExit(128 + interruption.signal)
+            raise SystemExit(128 + asked)
 
     def _save(self) -> None:
         """Write the weights of `last`, then the resume state, on the main process.

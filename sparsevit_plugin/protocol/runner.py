@@ -7,7 +7,6 @@ again, it goes on with what is missing.
 
 import os
 import re
-import signal
 import sys
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from typing import IO, Any, Final
 from rich.console import Console
 
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.failures import signal_in_words
 from sparsevit_plugin.files import prove_writable, write_json_atomic
 from sparsevit_plugin.protocol.folder import ProtocolFolder
 from sparsevit_plugin.protocol.launchers import STOP_SECONDS, Launched, Launcher, LocalLauncher
@@ -335,7 +335,5 @@ def _reason(lines: list[str], code: int) -> str:
         if found:
             return found.group(1)
     if code < 0:
-        name = signal.Signals(-code).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"ended by {name}{hint}"
+        return signal_in_words(-code)
     return lines[-1] if lines else f"ended with code {code}"

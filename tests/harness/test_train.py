@@ -1,5 +1,6 @@
 """Training: it learns, it can be killed at any step, and it refuses what it cannot do."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -72,6 +73,43 @@ def test_a_kill_while_the_end_is_saved_leaves_no_older_weights(train_set, tmp_pa
     assert run_train(train_set, out, "--resume", "auto") == 0
     assert load_state(out / "resume.pt").finished
     assert same_weights(out / "last.safetensors", out / "best.safetensors")
+
+
+def test_a_full_disk_under_tensorboard_is_one_line(train_set, tmp_path, monkeypatch, capsys):
+    from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+
+    def full(self, name, content, mode):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "_write", full)
+        patch.setattr(LocalFileSystem, "append", full)
+        assert run_train(train_set, out) == 2
+    error = capsys.readouterr().err
+    assert f"cannot write {out}: No space left on device" in error
+    assert "Traceback" not in error
+    assert run_train(train_set, out, "--resume", "auto") == 0
+
+
+def test_an_image_that_vanishes_is_not_passed_over(train_set, tmp_path, monkeypatch, capsys):
+    """The data's disk has gone: without it the run would end with other weights."""
+    step, gone = Trainer._step, tmp_path / "gone"
+
+    def take_away(self, batch):
+        if self.position == 1 and train_set.exists():
+            train_set.rename(gone)
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "_step", take_away)
+    out, skip = tmp_path / "run", ("--on-bad-image", "skip", "--save-every", "1")
+    assert run_train(train_set, out, *skip) == 2
+    assert "has gone since its set was read" in capsys.readouterr().err
+    monkeypatch.undo()
+    gone.rename(train_set)
+    assert run_train(train_set, out, *skip, "--resume", "auto") == 0
+    assert run_train(train_set, tmp_path / "whole", *skip) == 0
+    assert same_weights(tmp_path / "whole/best.safetensors", out / "best.safetensors")
 
 
 def test_a_resumed_run_keeps_its_kernels(train_set, tmp_path, monkeypatch):

@@ -1,0 +1,40 @@
+"""Failures of the machine, in words: memory that is used up, processes that were killed."""
+
+import re
+import signal
+from typing import Final
+
+# What PyTorch's allocators and oneDNN say where they raise no class of their own.
+_OUT_OF_MEMORY: Final = re.compile(
+    r"out of memory|can(no|')t allocate memory|bad_alloc|could not create a (primitive|memory)",
+    re.IGNORECASE,
+)
+_LOADER: Final = re.compile(
+    r"DataLoader worker \(pid\D* [\d, ]+\) (?:is killed by signal: (?P<signal>[\w ]+)|exited)"
+)
+_LONGEST: Final = 160
+
+
+def in_words(error: BaseException) -> str | None:
+    """Say what is wrong with the machine and what to do, in one line; None for any other error."""
+    text = str(error)
+    loader = _LOADER.search(text)
+    if loader:
+        how = f"was ended by a signal ({loader['signal']})" if loader["signal"] else "has ended"
+        return (
+            f"a process that loads images {how}; out of memory? Take fewer --num-workers and run "
+            "the same command again; a training goes on with --resume auto"
+        )
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
+        said = (text.strip().splitlines() or ["MemoryError"])[0][:_LONGEST]
+        return (
+            f"out of memory ({said}): take a smaller --batch-size, --test-batch-size or "
+            "--image-size; a training goes on with --resume auto"
+        )
+    return None
+
+
+def signal_in_words(number: int) -> str:
+    """Name the signal that ended a process, and who sends it where nobody else does."""
+    name = signal.Signals(number).name
+    return f"ended by {name}{' (out of memory?)' if number == signal.SIGKILL else ''}"
