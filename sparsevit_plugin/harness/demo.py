@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsevit_plugin.files import write_text_atomic
 from sparsevit_plugin.harness.config import resolve
 from sparsevit_plugin.harness.corpus import DemoCorpus, make_demo
 from sparsevit_plugin.harness.datasets import BadSample, collate
@@ -106,11 +107,11 @@ def _show(trainer: Trainer, out: Path) -> None:
     results = load(out / "runs")
     table = results.table(metric="pixel_f1")
     table.print()
-    (out / "table.md").write_text(table.to_markdown(), encoding="utf-8")
-    (out / "table.csv").write_text(table.to_csv(), encoding="utf-8")
+    write_text_atomic(out / "table.md", table.to_markdown())
+    write_text_atomic(out / "table.csv", table.to_csv())
     differences = difference_table(results, MODEL, list(BASELINES), "pixel_f1")
     differences.print()
-    (out / "differences.md").write_text(differences.to_markdown(), encoding="utf-8")
+    write_text_atomic(out / "differences.md", differences.to_markdown())
     print(_verdict(differences))
     picture = out / "predictions.png"
     prediction_grid(_predictions(trainer), picture, title=f"{MODEL}, held-out photographs")

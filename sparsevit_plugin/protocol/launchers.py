@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
@@ -125,14 +126,16 @@ class LocalLauncher:
             stderr=subprocess.STDOUT,
             env=dict(environment),
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=partial(_die_with_parent, os.getpid()) if sys.platform == "linux" else None,  # noqa: PLW1509
         )
         return LocalProcess(process)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Ask the kernel to end this process when its parent dies: no orphan keeps a job's lock."""
     ctypes.CDLL(None, use_errno=True).prctl(_DEATH_SIGNAL, signal.SIGTERM)
+    if os.getppid() != parent:  # it has died already
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 # --- Slurm ---------------------------------------------------------------------------------------
