@@ -17,7 +17,7 @@ from sparsevit_plugin.errors import UserError
 REGISTRY_VARIABLE = "SPARSEVIT_REGISTRY"
 """Folders of cards beside those of installed distributions, separated as in PATH."""
 
-_MOST_BYTES = 1 << 20
+_MOST_BYTES = 1 << 18
 _MOST_NODES = 100_000
 _LOG = logging.getLogger(__name__)
 _Path = tuple[str | int, ...]

@@ -9,6 +9,7 @@ there one missing file shifts every pair that follows.
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,8 @@ _MANIFEST = "manifest.json"
 _MANIFEST_KIND = "sparsevit-corpus"
 _MANIFEST_SCHEMA = 1
 _PAIR = 2
+# An escape for one half of a sign; where the other half is missing, no file can hold the text.
+_HALF_SIGN = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +343,11 @@ def _load_json(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
         raise UserError(f"{path}: no such folder or file.{near}")
     check_confined(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_unique_keys)
+        if _HALF_SIGN.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except _DuplicateKeyError as error:
         raise UserError(f'{path}: the name "{error}" stands in it twice') from None
     except (ValueError, RecursionError) as error:

@@ -54,7 +54,7 @@ def test_a_bomb_of_aliases_is_refused_and_a_few_aliases_are_not(tmp_path):
     file.write_text(bomb)
     with pytest.raises(UserError, match="aliases unfold"):
         read_mapping(file)
-    file.write_text("x: " + "y" * (2 << 20))
+    file.write_text("x: " + "y" * (1 << 19))
     with pytest.raises(UserError, match="bytes, and no YAML of ours"):
         read_mapping(file)
 
@@ -67,6 +67,17 @@ def test_json_that_is_nested_without_an_end_is_no_json(tmp_path):
     path = tmp_path / "list.json"
     path.write_text("9" * 5000)  # Python refuses to make a number of so many digits
     with pytest.raises(UserError, match=r"list\.json"):
+        read_source(path)
+
+
+@pytest.mark.parametrize("text", ['{"\\ud800": "x"}', '[["a\\uDC80.png", "Negative"]]'])
+def test_a_list_with_half_a_sign_is_refused(tmp_path, text):
+    path = tmp_path / "list.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"list\.json.*surrogates not allowed"):
+        read_source(path)
+    path.write_text(text.replace("ud800", "ud83d\\ude00").replace("uDC80", "ud83d\\ude00"))
+    with pytest.raises(UserError, match=r"neither below|do not exist"):
         read_source(path)
 
 
