@@ -93,7 +93,7 @@ def full_between_saves(lab: Lab) -> list[str]:
     known = lab.tasks["train"]
     task = Task("train-seldom", [*known.words, "--save-every", "60min"], known.out)
     reference = undisturbed(lab, task)
-    with small_disk(task.out, 30 * _MIB) as folder:
+    with small_disk(task.out, 60 * _MIB) as folder:
         line = one_line(_run(lab, task, partial(_fill, folder)), task)
         (folder / "ballast").unlink()
         resumed(lab, task, reference)

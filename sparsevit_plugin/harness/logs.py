@@ -29,24 +29,27 @@ class TrainingLog:
         tensorboard: Where TensorBoard's files go.
         fabric: The launched Fabric.
         position: Global batches done before this start.
+        epoch: Epochs done before it, their judgement included.
     """
 
-    def __init__(self, folder: Path, tensorboard: Path, fabric: Fabric, position: int) -> None:
+    def __init__(
+        self, folder: Path, tensorboard: Path, fabric: Fabric, position: int, epoch: int
+    ) -> None:
         self._writer: SummaryWriter | None = None
         self._path = folder / LOG_NAME
         self._events = tensorboard
         self._excepthook = threading.excepthook
         if fabric.is_global_zero:
-            self._drop_after(position)
+            self._drop_after(position, epoch)
             threading.excepthook = self._note_failed_thread
             with self._writing():
                 self._writer = SummaryWriter(log_dir=str(tensorboard))
 
-    def _drop_after(self, position: int) -> None:
+    def _drop_after(self, position: int, epoch: int) -> None:
         if not self._path.exists():
             return
         lines = self._path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _position_of(line) < position]
+        kept = [line for line in lines if _is_before(line, position, epoch)]
         write_text_atomic(self._path, "".join(f"{line}\n" for line in kept))
 
     def _append(self, point: dict[str, Any]) -> None:
@@ -127,9 +130,14 @@ class TrainingLog:
             raise UserError(f"cannot write {self._events}: {error.strerror or error}") from error
 
 
-def _position_of(line: str) -> float:
-    """Return the position of a logged line; a line torn by a kill belongs to no position."""
+def _is_before(line: str, position: int, epoch: int) -> bool:
+    """Say whether a logged line is of a step, or of an epoch's judgement, that is done.
+
+    All steps of an epoch may be done, and its judgement not. A line torn by a kill is of nothing.
+    """
     try:
-        return float(parse_json(line)["position"])
-    except (ValueError, KeyError):
-        return float("inf")
+        point = parse_json(line)
+        done = point["epoch"] < epoch if "select" in point else point["position"] < position
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(done)

@@ -197,7 +197,11 @@ class Trainer:
         self.state = self._start_state()
         self.saved, self.saved_position = time.monotonic(), self.position
         self.log = TrainingLog(
-            self.folder, Path(cfg.log_dir or cfg.output_dir), fabric, self.position
+            self.folder,
+            Path(cfg.log_dir or cfg.output_dir),
+            fabric,
+            self.position,
+            self.state.epoch,
         )
 
     @property

@@ -75,6 +75,24 @@ def test_a_kill_while_the_end_is_saved_leaves_no_older_weights(train_set, tmp_pa
     assert same_weights(out / "last.safetensors", out / "best.safetensors")
 
 
+def test_a_kill_behind_a_judgement_leaves_it_logged_once(train_set, tmp_path, monkeypatch):
+    """All steps of the epoch are saved by then, and it is judged again."""
+    out, flags = tmp_path / "run", ("--select", "val", "--val-fraction", "0.3", "--save-every", "1")
+    save = train_module.save_state
+
+    def killed(state, path):
+        if (state.epoch, state.step) == (1, 0):
+            raise KeyboardInterrupt
+        save(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "save_state", killed)
+        assert run_train(train_set, out, *flags) == 130
+    assert [point["epoch"] for point in points(out) if "select" in point] == [0]
+    assert run_train(train_set, out, *flags, "--resume", "auto") == 0
+    assert [point["epoch"] for point in points(out) if "select" in point] == [0, 1]
+
+
 def test_a_full_disk_under_tensorboard_is_one_line(train_set, tmp_path, monkeypatch, capsys):
     from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
