@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = "docs/"
 BROUGHT = "repository/"
-ALWAYS = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "results/README.md")
+ALWAYS = (
+    *("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md"),
+    "results/README.md",
+)
 """Files of the repository that are in the navigation."""
 
 COMMAND_LINE = "reference/command-line.md"

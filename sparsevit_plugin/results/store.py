@@ -60,6 +60,16 @@ _MANIFEST_TEXTS = (
     *("manifest_id", "model", "registered_model", "backend", "number_format", "kind", "selection"),
     *("series", "group", "created", "fit", "device", "code_version"),
 )
+_COSTS = (
+    "parameters",
+    "live_parameters",
+    "macs",
+    "flops",
+    "peak_bytes",
+    "kept_bytes",
+    "image_size",
+)
+_MOST = 1e30  # of a cost; NaN and infinity are none either
 _MANIFEST_OBJECTS = ("checkpoint", "config", "libraries", "complexity", "model_arguments")
 _FINGERPRINT_DIGITS = 8
 
@@ -515,9 +525,20 @@ def _check_note(note: object) -> None:
     manifest = note.get("manifest") or {}
     _check_kinds(manifest, str, "a text", _MANIFEST_TEXTS)
     _check_kinds(manifest, dict, "a JSON object", _MANIFEST_OBJECTS)
+    _check_kinds(manifest.get("checkpoint") or {}, str, "a text", ("file", "sha256"))
+    cost = manifest.get("complexity") or {}
+    _check_kinds(cost, str, "a text", ("counter", "reason"))
+    _check_kinds(cost, (int, float), "a number", _COSTS)
+    if not all(0 <= (cost.get(name) or 0) < _MOST for name in _COSTS):
+        raise ValueError("complexity holds what is no cost")
 
 
-def _check_kinds(values: dict[str, Any], kind: type, shown: str, names: Iterable[str]) -> None:
+def _check_kinds(
+    values: dict[str, Any],
+    kind: type | tuple[type, ...],
+    shown: str,
+    names: Iterable[str],
+) -> None:
     for name in names:
         if values.get(name) is not None and not isinstance(values[name], kind):
             raise ValueError(f"{name} is not {shown}")
