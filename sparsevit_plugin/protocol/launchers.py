@@ -30,6 +30,7 @@ _DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
 _ASK_SECONDS: Final = 5.0  # between questions to the cluster
 _GRACE_SECONDS: Final = 30.0  # for a finished job's result to appear on a shared disk
 _TAKEN_AWAY_SECONDS: Final = 600.0  # longer than any KillWait
+_SUBMITIT_LOG: Final = "SUBMITIT_LOG_LEVEL"
 _REQUEUES: Final = 1000  # a job goes on after so many time limits
 _IN_THE_QUEUE: Final = frozenset(
     {
@@ -283,12 +284,7 @@ class SlurmLauncher:
     """
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        try:
-            import submitit
-        except ImportError as error:
-            raise UserError(
-                'submitit is not installed: pip install "sparsevit-plugin[slurm]"'
-            ) from error
+        submitit = import_submitit()
         if shutil.which("sbatch") is None:
             raise UserError("--launcher slurm: there is no sbatch here; run it on a login node")
         self.queue = SlurmQueue()
@@ -316,6 +312,30 @@ class SlurmLauncher:
             raise UserError(f"sbatch refused the job: {said[-1]}") from error
         self.queue.add(job.job_id)
         return SlurmJob(job, self.queue)
+
+
+def import_submitit() -> Any:  # noqa: ANN401 - a module
+    """Import submitit and leave this process's logging as it is.
+
+    Unless it is told not to, submitit sets up logging when it is imported, which closes every
+    handler that there is. In the cluster's jobs it may: its log says what became of them.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    before = os.environ.get(_SUBMITIT_LOG)
+    os.environ[_SUBMITIT_LOG] = "NOCONFIG"
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError(
+            'submitit is not installed: pip install "sparsevit-plugin[slurm]"'
+        ) from error
+    finally:
+        del os.environ[_SUBMITIT_LOG]
+        if before is not None:
+            os.environ[_SUBMITIT_LOG] = before
+    return submitit
 
 
 def slurm_options(texts: Sequence[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sparsevit_plugin.protocol.launchers import (
     LocalLauncher,
     SlurmJob,
     SlurmQueue,
+    import_submitit,
     slurm_options,
 )
 
@@ -63,6 +64,17 @@ def test_without_slurm_the_command_says_so(lab, capsys, monkeypatch):
     assert "--slurm is of --launcher slurm" in capsys.readouterr().err
 
 
+def test_submitit_leaves_logging_alone():
+    script = (
+        "import logging, os; handler = logging.FileHandler(os.devnull)\n"
+        "from sparsevit_plugin.protocol.launchers import import_submitit\n"
+        "import_submitit(); assert handler.stream is not None\n"
+        "assert not logging.getLogger('submitit').handlers\n"
+        "assert 'SUBMITIT_LOG_LEVEL' not in os.environ"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_a_local_process_is_stopped_with_those_that_it_starts(tmp_path):
     script = "import subprocess, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
     with (tmp_path / "log").open("wb") as log:
@@ -75,7 +87,7 @@ def test_a_local_process_is_stopped_with_those_that_it_starts(tmp_path):
 
 
 def test_a_clusters_command_returns_its_code_and_stops_in_time_to_be_queued_again(tmp_path):
-    pytest.importorskip("submitit")
+    import_submitit()
     log = tmp_path / "log"
     script = "print('hello'); raise SystemExit(3)"
     assert ClusterCommand((sys.executable, "-c", script), str(log))() == 3
