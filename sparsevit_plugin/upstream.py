@@ -14,6 +14,8 @@ _KNOWN_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     (r"`torch\.jit\.script` is deprecated", DeprecationWarning),
     # Addressed to those who edit IMDLBenCo's own train.py.
     (r"HOPE YOU TO READ: Starting from IMDLBenCo version v0\.1\.31", UserWarning),
+    # Lightning's, on a login node: a cluster's jobs are started by the protocol runner here.
+    (r"The `srun` command is available on your system but is not used", UserWarning),
 )
 
 
