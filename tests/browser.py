@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Page
+    from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # Nothing that a browser does for itself: no first-run page, no updates, no sync. A fresh profile is
@@ -36,6 +36,8 @@ OPTIONS = [
 ]
 PATIENCE = 60_000  # milliseconds; CI's machines are slow and shared
 LOCAL = ("about", "blob", "data", "file")
+
+CALLED_OFF = "net::ERR_ABORTED"
 
 
 @dataclass
@@ -62,10 +64,12 @@ class Seen:
         self.page.on("console", self._note)
         self.page.on("pageerror", lambda error: self.problems.append(f"uncaught: {error}"))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on(
-            "requestfailed",
-            lambda request: self.problems.append(f"failed: {request.url}: {request.failure}"),
-        )
+        self.page.on("requestfailed", self._note_failure)
+
+    def _note_failure(self, request: "Request") -> None:
+        # What the page still loads when it is left for another is called off, not failed.
+        if request.failure != CALLED_OFF:
+            self.problems.append(f"failed: {request.url}: {request.failure}")
 
     def _note(self, message: "ConsoleMessage") -> None:
         if message.type in ("error", "warning"):
