@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.images import BadImage
+from sparsevit_plugin.harness.perturb import shrink
 from sparsevit_plugin.harness.predict import Localiser, Photo, Prediction
 from sparsevit_plugin.harness.prediction_files import map_picture, overlay, write_image
 
@@ -157,12 +158,8 @@ def _takes_pixels(localiser: Localiser) -> bool:
 
 
 def _shrunk(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    height, width = pixels.shape[:2]
-    scale = SHOWN_SIDE / max(height, width)
-    if scale >= 1:
-        return pixels
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    scale = SHOWN_SIDE / max(pixels.shape[:2])
+    return pixels if scale >= 1 else shrink(pixels, scale)
 
 
 def millions(count: int) -> str:

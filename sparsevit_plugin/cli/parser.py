@@ -74,3 +74,8 @@ def _hyphenated(word: str) -> str:
 def _stop(message: str) -> str:
     """Return the full stop that `message` lacks when it does not end a question."""
     return "" if message.endswith("?") else "."
+
+
+def listed(text: str | None) -> list[str] | None:
+    """Split the value of an option at its commas; None where it was not given or is empty."""
+    return [word.strip() for word in text.split(",") if word.strip()] if text else None

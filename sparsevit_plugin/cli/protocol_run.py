@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sparsevit_plugin.cli.parser import listed
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.protocol import KEEP
 
@@ -260,7 +261,7 @@ def request_of(args: argparse.Namespace, seeds: Sequence[int] = ()) -> "Request"
         raise UserError("--jobs, --processes and --probe-steps must be positive")
     return Request(
         protocol=args.protocol,
-        models=tuple(_words(args.models)),
+        models=tuple(listed(args.models) or ()),
         seeds=_seeds(args.seeds) if args.seeds else tuple(seeds),
         data_root=args.data_root,
         data_paths=args.data_paths,
@@ -280,12 +281,8 @@ def request_of(args: argparse.Namespace, seeds: Sequence[int] = ()) -> "Request"
     )
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def _seeds(text: str) -> tuple[int, ...]:
-    words = _words(text)
+    words = listed(text)
     if not words or not all(word.isdigit() for word in words):
         raise UserError(f'--seeds "{text}": expected whole numbers such as 0,1,2')
     return tuple(dict.fromkeys(int(word) for word in words))

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsevit_plugin.cli.table import results_folder
+from sparsevit_plugin.cli.parser import listed
+from sparsevit_plugin.cli.table import chosen_protocol, results_folder
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results.conventions import AUTHENTIC, EVALUATORS, METRICS, SCORE_AT
 
@@ -127,7 +128,7 @@ def _request(args: argparse.Namespace) -> "Request":
 
     wish = Wish(
         count=args.images,
-        models=_words(args.images_of) or (),
+        models=tuple(listed(args.images_of) or ()),
         data_root=Path(args.data_root) if args.data_root else None,
         device=args.device,
         imports=tuple(args.imports),
@@ -136,28 +137,18 @@ def _request(args: argparse.Namespace) -> "Request":
     folders = tuple(results_folder(_protocol_name(word) or word, runs) for word in args.what)
     return Request(
         folders=tuple(dict.fromkeys(folders)),
-        protocol=_protocol(args),
-        metrics=_words(args.metric) or (),
+        protocol=chosen_protocol(args, _protocol_name, "a report"),
+        metrics=tuple(listed(args.metric) or ()),
         authentic=args.authentic,
         score_at=args.score_at,
         evaluator=args.evaluators,
-        rows=_words(args.rows),
-        sets=_words(args.sets),
+        rows=listed(args.rows),
+        sets=listed(args.sets),
         published=not args.no_published,
         digits=args.digits,
         complexity=args.complexity,
         pictures=None if args.no_images or not args.images else wish,
     )
-
-
-def _protocol(args: argparse.Namespace) -> str | None:
-    """Return the protocol that gives the columns: the named one, or that of the words."""
-    if args.protocol:
-        return str(args.protocol)
-    names = list(dict.fromkeys(word for word in args.what if _protocol_name(word)))
-    if len(names) > 1:
-        raise UserError(f"{' and '.join(names)} are protocols: a report is of one")
-    return names[0] if names else None
 
 
 def _protocol_name(word: str) -> str | None:
@@ -167,8 +158,3 @@ def _protocol_name(word: str) -> str | None:
     if Path(word).suffix in (".yaml", ".yml") and Path(word).is_file():
         return protocol_columns(word).name
     return word if is_protocol(word) else None
-
-
-def _words(text: str | None) -> tuple[str, ...] | None:
-    """Split a list at its commas; None for none."""
-    return tuple(word.strip() for word in text.split(",") if word.strip()) if text else None

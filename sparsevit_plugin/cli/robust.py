@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sparsevit_plugin.cli.parser import listed
 from sparsevit_plugin.cli.protocol_run import add_run_arguments
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import prove_writable, write_text_atomic
@@ -136,13 +137,13 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     _check_figures(args)
     if not (args.models or args.test_data_path):
-        return _draw(args, _stored_folders(args), _protocol_word(args), _words(args.rows))
+        return _draw(args, _stored_folders(args), _protocol_word(args), listed(args.rows) or [])
     code, folder, plan = _run(args)
     if args.dry_run:
         return code
     if not args.ladders:
         args.ladders = ",".join(plan.protocol.test.perturbations)
-    rows = _words(args.rows) or _rows_with_results(plan, folder)
+    rows = listed(args.rows) or _rows_with_results(plan, folder)
     if not rows:
         raise UserError("no model was tested: see the failures above")
     return _draw(args, [folder], plan.request.protocol, rows) or code
@@ -172,7 +173,7 @@ def _check_figures(args: argparse.Namespace) -> None:
     from sparsevit_plugin.results.aggregate import Conventions
 
     _laddered(args.ladders)
-    for name in _words(args.metric):
+    for name in listed(args.metric) or []:
         Conventions(name, args.authentic, args.score_at, args.evaluators)
     if args.models and args.out and not args.dry_run:
         prove_writable(Path(args.out), "--out")
@@ -215,7 +216,7 @@ def _laddered(text: str) -> list[str]:
 
     several = {"upstream": upstream_ladders(), "all": list(ladders())}
     texts: list[str] = []
-    for word in _words(text):
+    for word in listed(text) or []:
         if ":" in word or word == UNPERTURBED:
             texts.append(word)
         else:
@@ -302,12 +303,12 @@ def _draw(
     prove_writable(out, "--out")
     curves = build_curves(
         load(*folders),
-        _words(args.metric),
+        listed(args.metric) or [],
         authentic=args.authentic,
         score_at=args.score_at,
         evaluator=args.evaluators,
         rows=rows or None,
-        sets=_words(args.sets) or None,
+        sets=listed(args.sets) or None,
         perturbations=_laddered(args.ladders) if args.ladders else None,
         protocol=protocol,
         level=args.level,
@@ -333,7 +334,3 @@ def _print(curves: "Curves", digits: int) -> None:
             print_grid(grid(curves, kind, metric, digits), [], sys.stdout, names=2)
         below = [curves.captions[metric], *curves.remarks]
         print_grid(grid(curves, last, metric, digits), below, sys.stdout, names=2)
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]

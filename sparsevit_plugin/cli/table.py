@@ -3,9 +3,11 @@
 import argparse
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from sparsevit_plugin.cli.parser import listed
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.files import write_text_atomic
 from sparsevit_plugin.results.conventions import (
@@ -143,15 +145,15 @@ def run(args: argparse.Namespace) -> int:
     folders = [results_folder(word, Path(args.runs)) for word in args.what]
     results = load(*folders)
     table = results.table(
-        _words(args.metric) or [],
+        listed(args.metric) or [],
         authentic=args.authentic,
         score_at=args.score_at,
         evaluator=args.evaluators,
         perturbation=args.perturbation,
-        rows=_words(args.rows),
-        sets=_words(args.sets),
+        rows=listed(args.rows),
+        sets=listed(args.sets),
         average=not args.no_average,
-        protocol=_protocol(args),
+        protocol=chosen_protocol(args, _protocol_name, "a table"),
         published=args.published,
         paired=None if args.no_paired else args.paired or AUTOMATIC,
         complexity=not args.no_complexity,
@@ -206,21 +208,31 @@ def results_folder(word: str, runs: Path) -> Path:
     )
 
 
-def _protocol(args: argparse.Namespace) -> str | None:
-    """Return the protocol that gives the columns: the named one, or that of the words."""
-    from sparsevit_plugin.results.columns import is_protocol
+def chosen_protocol(
+    args: argparse.Namespace, protocol_of: Callable[[str], str | None], what: str
+) -> str | None:
+    """Return the protocol that gives the columns: the named one, or that of the words.
 
+    Args:
+        args: Have `protocol` and the words `what`.
+        protocol_of: Returns the protocol that a word means; None for none.
+        what: What is made, in words.
+
+    Raises:
+        UserError: The words are several protocols.
+    """
     if args.protocol:
         return str(args.protocol)
-    names = list(dict.fromkeys(word for word in args.what if is_protocol(word)))
+    names = list(dict.fromkeys(word for word in args.what if protocol_of(word)))
     if len(names) > 1:
-        raise UserError(f"{' and '.join(names)} are protocols: a table is of one")
+        raise UserError(f"{' and '.join(names)} are protocols: {what} is of one")
     return names[0] if names else None
 
 
-def _words(text: str | None) -> list[str] | None:
-    """Split a list at its commas; None for none."""
-    return [word.strip() for word in text.split(",") if word.strip()] if text else None
+def _protocol_name(word: str) -> str | None:
+    from sparsevit_plugin.results.columns import is_protocol
+
+    return word if is_protocol(word) else None
 
 
 def _show(table: "Table", args: argparse.Namespace, stream: TextIO) -> None:

@@ -188,7 +188,7 @@ def hold_out(
     """
     if not 0 < fraction < 1:
         raise UserError(f"hold-out fraction {fraction} must lie between 0 and 1")
-    parts = source.parts if isinstance(source, BalancedSet) else (source,)
+    parts = parts_of(source)
     held = frozenset().union(*(_choose_photographs(part, fraction, seed, most) for part in parts))
     splits = [_split(part, held) for part in parts]
     for part, (train, _) in zip(parts, splits, strict=True):
@@ -201,6 +201,11 @@ def hold_out(
         return splits[0]
     validation = replace(source, parts=tuple(val for _, val in splits))
     return replace(source, parts=tuple(train for train, _ in splits)), each_once(validation)
+
+
+def parts_of(source: Source) -> tuple[ImageSet, ...]:
+    """Return the sets that a source is made of; a set is its own only part."""
+    return source.parts if isinstance(source, BalancedSet) else (source,)
 
 
 def each_once(source: Source) -> ImageSet:
@@ -272,7 +277,7 @@ def fingerprint(source: Source) -> str:
     Raises:
         UserError: If a file has gone.
     """
-    parts = source.parts if isinstance(source, BalancedSet) else (source,)
+    parts = parts_of(source)
     digest = hashlib.sha256()
     for part in parts:
         digest.update(f"{part.name}\0{part.kind}\0{len(part)}\0".encode())
@@ -400,7 +405,7 @@ def _names_in(folder: Path) -> list[str]:
 def _read_entry(entry: _Entry, pair: Pair, report: Report) -> Source:
     source = _read_unconfined(entry, pair, report)
     if is_confined():  # before anything starts; reading a file checks it again
-        for part in source.parts if isinstance(source, BalancedSet) else (source,):
+        for part in parts_of(source):
             for file in (file for sample in part.samples for file in (sample.image, sample.mask)):
                 if file is not None:
                     check_confined(file)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sparsevit_plugin.files import sha256_file
 from sparsevit_plugin.harness.progress import Progress
-from sparsevit_plugin.harness.sources import NEGATIVE, BalancedSet, Source
+from sparsevit_plugin.harness.sources import NEGATIVE, Source, parts_of
 
 
 def content_fingerprint(source: Source) -> str:
@@ -21,7 +21,7 @@ def content_fingerprint(source: Source) -> str:
     Raises:
         UserError: A file cannot be read.
     """
-    parts = source.parts if isinstance(source, BalancedSet) else (source,)
+    parts = parts_of(source)
     samples = [(part.name, sample) for part in parts for sample in part.samples]
     files = [f for _, s in samples for f in (s.image, s.mask) if f is not None]
     label = f"reading {source.name} to verify it"

@@ -58,8 +58,8 @@ class Request:
     authentic: str = "tampered"
     score_at: str = "model"
     evaluator: str = "exact"
-    rows: tuple[str, ...] | None = None
-    sets: tuple[str, ...] | None = None
+    rows: Sequence[str] | None = None
+    sets: Sequence[str] | None = None
     published: bool = True
     digits: int = 3
     complexity: str = ""
