@@ -6,6 +6,7 @@ After `benco demo --out runs/demo`, and the tests under JPEG that the notebook s
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -31,9 +32,12 @@ def execute(path: Path, runs: Path, seconds: int = 300) -> nbformat.NotebookNode
     """
     os.environ["BENCO_RUNS"] = str(runs.resolve())
     notebook = nbformat.read(path, as_version=4)
-    # Sockets in files: other users of the machine cannot listen.
-    manager = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    NotebookClient(notebook, km=manager, timeout=seconds, record_timing=False).execute()
+    # Sockets in files of a folder of our own: other users of the machine cannot listen.
+    with tempfile.TemporaryDirectory() as folder:
+        manager = AsyncKernelManager(
+            kernel_name="python3", transport="ipc", ip=str(Path(folder) / "kernel")
+        )
+        NotebookClient(notebook, km=manager, timeout=seconds, record_timing=False).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
