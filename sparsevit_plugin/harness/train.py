@@ -324,8 +324,10 @@ class Trainer:
         finally:
             interruption.restore()
             self.log.close()
-        if test and self.data.tests:
-            self._test_selected()
+        # The selected checkpoint's own hold-out: thresholds are chosen on it (`benco thresholds`).
+        sets = {**self._held_out_sets(), **(self.data.tests if test else {})}
+        if sets:
+            self._test_selected(sets)
 
     def probe(self, steps: int) -> int:
         """Make a few training steps, of which nothing is kept, to see how long they take.
@@ -565,10 +567,20 @@ class Trainer:
             facts=self.facts(),
             run=self.cfg.hash(),
         )
-        label = "val" if len(self.data.held_out) == 1 else f"val:{name}"
         self.evaluator.write(
-            self.evaluator.manifest(tested), label, source, result, epoch=self.state.epoch
+            self.evaluator.manifest(tested),
+            self._held_out_name(name),
+            source,
+            result,
+            epoch=self.state.epoch,
         )
+
+    def _held_out_name(self, name: str) -> str:
+        """Return what the hold-out of a training set is called among the results."""
+        return "val" if len(self.data.held_out) == 1 else f"val:{name}"
+
+    def _held_out_sets(self) -> dict[str, Source]:
+        return {self._held_out_name(name): source for name, source in self.data.held_out.items()}
 
     def facts(self) -> dict[str, Any]:
         """Return what manifests say of this training."""
@@ -582,7 +594,7 @@ class Trainer:
             "augmentation_left_out": left_out_transforms(cfg),
         }
 
-    def _test_selected(self) -> None:
+    def _test_selected(self, sets: dict[str, Source]) -> None:
         path = self.folder / "best.safetensors"
         self.fabric.barrier()
         load_checkpoint(self.bare, path)
@@ -593,7 +605,7 @@ class Trainer:
             selection=self.cfg.select,
             facts=self.facts(),
         )
-        self.evaluator.evaluate(self.module, tested, self.data.tests)
+        self.evaluator.evaluate(self.module, tested, sets)
 
 
 def refuse_other_run(cfg: Config) -> None:
