@@ -61,6 +61,11 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
     add("--evaluators", choices=EVALUATORS, default="exact", help="as in benco table")
     add("--rows", "--models", metavar="NAME[,NAME...]", help="rows to show, in this order")
     add("--sets", metavar="NAME[,NAME...]", help="columns to show, in this order")
+    add(
+        "--allow-mixed",
+        action="store_true",
+        help="let rows of different terms share the table, and mark their cells, as benco table",
+    )
     add("--no-published", action="store_true", help="leave the protocol's published rows out")
     add("--digits", type=int, default=3, metavar="N", help="after the point (default: %(default)s)")
     add(
@@ -145,6 +150,7 @@ def _request(args: argparse.Namespace) -> "Request":
         rows=listed(args.rows),
         sets=listed(args.sets),
         published=not args.no_published,
+        allow_mixed=args.allow_mixed,
         digits=args.digits,
         complexity=args.complexity,
         pictures=None if args.no_images or not args.images else wish,

@@ -119,6 +119,12 @@ def _add_conventions(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="rows of photographs that were perturbed so, as jpeg:75 (default: none)",
     )
+    parser.add_argument(
+        "--allow-mixed",
+        action="store_true",
+        help="let rows differ in evaluators, size of scoring, threshold, what chose their "
+        "checkpoint or the images of a set, and mark their cells",
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +136,13 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "--standalone", action="store_true", help="with latex: a document that compiles by itself"
     )
     parser.add_argument("--out", metavar="FILE", help="write there instead of printing")
+    parser.add_argument(
+        "--explain",
+        nargs=2,
+        metavar=("ROW", "SET"),
+        help="instead of the table, say where one cell's numbers come from: rows, counts, "
+        "checkpoint, command (SET may be average)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -158,17 +171,26 @@ def run(args: argparse.Namespace) -> int:
         paired=None if args.no_paired else args.paired or AUTOMATIC,
         complexity=not args.no_complexity,
         cells=args.cells,
+        allow_mixed=args.allow_mixed,
     )
     if table.is_empty:
         raise UserError(
             f"no rows by the {args.evaluators} evaluators, scored at {args.score_at}, in "
             f"{', '.join(map(str, folders))}: see --evaluators, --score-at and --sets"
         )
-    if args.out is None:
+    if args.explain:
+        from sparsevit_plugin.results.explain import explain
+
+        text = io.StringIO("".join(f"{line}\n" for line in explain(table, results, *args.explain)))
+    elif args.out is None:
         _show(table, args, sys.stdout)
+        return 0
     else:
         text = io.StringIO()
         _show(table, args, text)
+    if args.out is None:
+        sys.stdout.write(text.getvalue())
+    else:
         write_text_atomic(args.out, text.getvalue())
         print(f"wrote {args.out}")
     return 0

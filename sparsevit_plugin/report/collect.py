@@ -50,6 +50,7 @@ class Request:
         digits: Of the table's figures, after the point.
         complexity: As `costs` takes it.
         pictures: Which pictures; None for none.
+        allow_mixed: As of `benco table`.
     """
 
     folders: tuple[Path, ...]
@@ -64,6 +65,7 @@ class Request:
     digits: int = 3
     complexity: str = ""
     pictures: Wish | None = field(default_factory=Wish)
+    allow_mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def _table(results: Results, request: Request) -> Table:
         protocol=request.protocol,
         published=bool(request.published and columns and columns.published),
         paired=AUTOMATIC,
+        allow_mixed=request.allow_mixed,
     )
     if table.is_empty:
         raise UserError(

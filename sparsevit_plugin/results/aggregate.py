@@ -7,8 +7,9 @@ Rows are told apart by the codes of their categories and summed with `numpy.binc
 rows take a fraction of a second, and no string is compared or copied.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -38,6 +39,8 @@ _NEEDED = [
     "tampered_pixels",
     "threshold",
     "pooling",
+    "evaluator",
+    "score_at",
 ]
 NAMES = ["sample_name", "photos"]
 """What tells images and their photographs apart; long to copy, so only where it is needed."""
@@ -107,14 +110,51 @@ def select_rows(
         ("perturbation", conventions.perturbation),
     ):
         chosen &= _equals(rows[column], word)
+    columns = _columns([conventions.metric, *metrics])
+    wanted = rows[[*columns, *(NAMES if names else [])]]
+    return wanted if chosen.all() else wanted[chosen]
+
+
+def rows_of_other_terms(
+    stored: pd.DataFrame, rows: pd.DataFrame, conventions: Conventions, metrics: Iterable[str] = ()
+) -> dict[tuple[str, str], pd.DataFrame]:
+    """Return the rows of manifests that have none by some conventions, by their own terms.
+
+    Args:
+        stored: Rows of `store.Results`.
+        rows: What `select_rows` returned for the conventions.
+        conventions: Of the table.
+        metrics: Its other figures.
+
+    Returns:
+        (evaluator, size of scoring) to rows as of `select_rows`; a manifest is in one of them, the
+        first that it has rows of in the order: the same evaluator, the same size, neither.
+    """
+    present = set(rows["manifest_id"].astype(str).unique())
+    others = ~stored["manifest_id"].astype(str).isin(present).to_numpy()
+    pairs = sorted(
+        itertools.product(EVALUATORS, SCORE_AT),
+        key=lambda pair: (pair[0] != conventions.evaluator, pair[1] != conventions.score_at),
+    )
+    found: dict[tuple[str, str], pd.DataFrame] = {}
+    for evaluator, score_at in pairs:
+        chosen = others & _equals(stored["evaluator"], evaluator)
+        chosen &= _equals(stored["score_at"], score_at)
+        chosen &= _equals(stored["perturbation"], conventions.perturbation)
+        if chosen.any():
+            part = stored[chosen]
+            others &= ~stored["manifest_id"].isin(part["manifest_id"].unique()).to_numpy()
+            found[evaluator, score_at] = part[_columns([conventions.metric, *metrics])]
+    return found
+
+
+def _columns(metrics: Iterable[str]) -> list[str]:
     columns = list(_NEEDED)
-    for metric in (conventions.metric, *metrics):
+    for metric in metrics:
         figure = METRICS[metric]
         columns += ["score"] if figure.kind == "image" else _COUNTS
         columns += [figure.column] if figure.kind in ("mean", "area") else []
-    columns += NAMES if names else []
-    wanted = rows[list(dict.fromkeys(columns))]
-    return wanted if chosen.all() else wanted[chosen]
+    return list(dict.fromkeys(columns))
 
 
 def _equals(column: pd.Series, word: str) -> NDArray[np.bool_]:
@@ -274,6 +314,22 @@ def cell_figures(
     return _figures(codes, total > 0, mean, n, total - n)
 
 
+def mixed_figures(selected: Selected, conventions: Conventions) -> pd.DataFrame:
+    """Return one figure per cell, each by the evaluator that made its rows; as `cell_figures`."""
+    evaluators = [str(name) for name in selected.rows["evaluator"].unique()]
+    if set(evaluators) <= {conventions.evaluator}:
+        return cell_figures(selected.rows, conventions, selected.codes)
+    parts = []
+    for evaluator in evaluators:
+        rows = selected.rows[_equals(selected.rows["evaluator"], evaluator)]
+        # IMDLBenCo's evaluators score at the model's size only, whatever the table was asked for.
+        score_at = str(rows["score_at"].iloc[0])
+        parts.append(
+            cell_figures(rows, replace(conventions, evaluator=evaluator, score_at=score_at))
+        )
+    return pd.concat(parts)
+
+
 def _figures(
     codes: Codes,
     present: NDArray[np.bool_],
@@ -340,8 +396,12 @@ def _image_level(rows: pd.DataFrame, conventions: Conventions, codes: Codes) -> 
 
     compute = metrics.image_metrics
     if conventions.evaluator == "benco":
-        from sparsevit_plugin.harness.evaluators import upstream_image_metrics
+        from sparsevit_plugin.harness.evaluators import UPSTREAM_IMAGE, upstream_image_metrics
 
+        if conventions.figure.column not in UPSTREAM_IMAGE:
+            raise UserError(
+                f"{conventions.metric}: IMDLBenCo has no evaluator for it, use exact rows"
+            )
         compute = upstream_image_metrics
     labels, scores = (rows[name].to_numpy(np.float64) for name in ("label", "score"))
     usable = ~(np.isnan(labels) | np.isnan(scores))

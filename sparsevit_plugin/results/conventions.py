@@ -65,6 +65,23 @@ METRICS = {
     "image_f1": Metric("image-level F1", "image F1", "image", "f1"),
     "image_auc": Metric("image-level AUC", "image AUC", "image", "auc", at_threshold=False),
     "image_accuracy": Metric("image-level accuracy", "image accuracy", "image", "accuracy"),
+    "image_balanced_accuracy": Metric(
+        "image-level balanced accuracy", "balanced accuracy", "image", "balanced_accuracy"
+    ),
+    "image_eer": Metric(
+        "image-level equal error rate", "EER", "image", "eer", False, at_threshold=False
+    ),
+    "image_ap": Metric(
+        "image-level average precision", "image AP", "image", "ap", at_threshold=False
+    ),
+    "image_ece": Metric(
+        "calibration error of image scores (15 bins)",
+        "ECE",
+        "image",
+        "ece",
+        False,
+        at_threshold=False,
+    ),
     "authentic_fp_area": Metric(
         "share of an authentic image predicted tampered",
         "false area",

@@ -9,12 +9,14 @@ import pandas as pd
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.results.aggregate import Conventions, threshold_of
 from sparsevit_plugin.results.conventions import EXTERNAL, METRICS, UNPERTURBED
+from sparsevit_plugin.results.images import Departure
 from sparsevit_plugin.results.layout import BETTER, SAME, WORSE
 from sparsevit_plugin.results.paired import MIXED, Paired
 from sparsevit_plugin.results.published import Published
 from sparsevit_plugin.results.rows import TableRow, computed_by
 from sparsevit_plugin.results.seeds import AVERAGE, Figures
 from sparsevit_plugin.results.store import Cell, Results
+from sparsevit_plugin.results.terms import RowFacts
 
 if TYPE_CHECKING:
     from sparsevit_plugin.results.tables import Table
@@ -38,6 +40,8 @@ _SCORE_AT = {
     "model": "scored at the model's size",
     "image": "scored at the photograph's own size",
 }
+_MOST_NAMED = 4
+_EVALUATOR_NAMES = {"exact": "the exact evaluators", "benco": "IMDLBenCo's evaluators"}
 _EVALUATOR = {
     "exact": "exact evaluators (an undefined figure is left out)",
     "benco": "IMDLBenCo's evaluators",
@@ -132,6 +136,53 @@ def refuse_conflicts(cells: Sequence[Cell]) -> None:
             )
 
 
+def refuse_mixed(apart: Mapping[str, Sequence[str]], departed: Sequence[Departure]) -> None:
+    """Refuse rows that are no comparison.
+
+    Args:
+        apart: Row label to the terms in which the row differs from the table.
+        departed: Cells about other images than their column.
+
+    Raises:
+        UserError: Naming the rows and what differs.
+    """
+    texts = [f"{label} ({', '.join(words)})" for label, words in apart.items()]
+    texts += [
+        f"{one.label} ({one.text})" for one in departed if not (one.is_comparable or one.is_skipped)
+    ]
+    if texts:
+        shown = "; ".join(texts[:_MOST_NAMED])
+        more = f"; and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
+        raise UserError(
+            f"rows of different terms make no table: {shown}{more}, unlike the rest. Choose with "
+            "--rows or --sets, or give --allow-mixed, which marks their cells"
+        )
+
+
+def left_out(
+    others: Mapping[tuple[str, str], pd.DataFrame],
+    sets: Sequence[str],
+    wanted: Sequence[str] | None,
+) -> list[str]:
+    """Say which models have rows of other evaluators, or of another size of scoring, only.
+
+    Args:
+        others: From `aggregate.rows_of_other_terms`.
+        sets: The table's columns.
+        wanted: The rows that were asked for; None for all.
+    """
+    found = []
+    for (evaluator, score_at), rows in others.items():
+        models = sorted({str(name) for name in rows["model"][rows["dataset"].isin(sets)].unique()})
+        models = [name for name in models if wanted is None or name in wanted]
+        if models:
+            found.append(
+                f"Left out: {', '.join(models)}, whose rows are of {_EVALUATOR_NAMES[evaluator]}, "
+                f"{_SCORE_AT[score_at]}."
+            )
+    return found
+
+
 def caption(
     conventions: Sequence[Conventions],
     rows: pd.DataFrame,
@@ -208,7 +259,15 @@ def _how(conventions: Conventions, rows: pd.DataFrame) -> str:
 
 
 def _pooling(rows: pd.DataFrame) -> str:
-    words = {"model": "given by the model", "max": "the largest value of the map"}
+    words = {
+        "model": "given by the model",
+        "max": "the largest value of the map",
+        "topk": "from the mean of the map's highest 1 % of logits",
+        "gem": "the generalised mean of the map",
+        "linear": "given by a learned layer over the map",
+        "mean": "the mean of the map",
+        "top1": "the mean of the map's highest 1 % of values",
+    }
     names = sorted(str(name) for name in rows["pooling"].dropna().unique())
     return " or ".join(words.get(name, name) for name in names) or "of unknown origin"
 
@@ -230,7 +289,7 @@ def _selection(cells: Sequence[Cell], labels: Mapping[str, str]) -> list[str]:
         words = f"{usual}, but for {others}" if others else usual
     else:
         words = ", ".join(f"{label} {word}" for label, word in how.items() if word != _NO_CHOICE)
-    return [f"One checkpoint per {per}, chosen on: {words}."]
+    return [f"One checkpoint per {per} for all columns, chosen on: {words}."]
 
 
 def _versions(cells: Sequence[Cell]) -> list[str]:
@@ -246,18 +305,22 @@ def _versions(cells: Sequence[Cell]) -> list[str]:
     return [f"Made with {words}."] if words else []
 
 
-def table_caption(table: "Table", rows: pd.DataFrame, cells: Sequence[Cell]) -> str:
+def table_caption(
+    table: "Table", rows: pd.DataFrame, cells: Sequence[Cell], facts: RowFacts
+) -> str:
     """State every convention behind a table.
 
     Args:
         table: All but its caption.
         rows: The rows of results behind it.
         cells: The cells that they are from.
+        facts: Of its rows.
     """
     labels = {name: row.label for row in table.rows for name in row.manifest_ids}
     sentences = [
         *_protocol(table),
-        caption(table.conventions, rows, cells, labels),
+        caption(table.conventions, _of_threshold(rows, table.threshold), cells, labels),
+        *facts.sentence(),
         *_joined(table),
         *_average(table),
         *_seeds(table),
@@ -267,6 +330,13 @@ def table_caption(table: "Table", rows: pd.DataFrame, cells: Sequence[Cell]) -> 
         *_published(table),
     ]
     return " ".join(sentences)
+
+
+def _of_threshold(rows: pd.DataFrame, threshold: float | None) -> pd.DataFrame:
+    """Return the rows of a table's own threshold; those of others are in marked cells."""
+    if threshold is None:
+        return rows
+    return rows[rows["threshold"].isna() | (rows["threshold"] == threshold)]
 
 
 def _protocol(table: "Table") -> list[str]:
@@ -304,7 +374,10 @@ def _seed_list(row: TableRow) -> str:
 def _ranks(table: "Table") -> list[str]:
     if len(table.rows) < 2:  # noqa: PLR2004 - one row is not ranked
         return []
-    apart = "; cells with other images are not ranked" if table.incomparable else ""
+    apart = ""
+    if table.incomparable:
+        what = "terms or images" if table.apart else "images"
+        apart = f"; cells with other {what} are not ranked"
     return [f"Bold: best of a column; underlined: second; equal figures share a rank{apart}."]
 
 
@@ -497,7 +570,22 @@ def _weights_notes(manifest: Mapping[str, Any]) -> list[str]:
         notes.append("random weights, not trained")
     if manifest.get("selection") == "test":
         notes.append("checkpoint chosen on the test sets")
+    notes += _detection_notes(manifest)
     return notes + _unknowns(manifest)
+
+
+def _detection_notes(manifest: Mapping[str, Any]) -> list[str]:
+    """Say how a detector's image score was learnt, or that it was not."""
+    if manifest.get("task") != "detection":
+        return []
+    head = manifest.get("image_head")
+    if manifest.get("trained_task") != "detection":
+        return [f"image score by {head}, not learnt: the checkpoint is one of localization"]
+    weights = manifest.get("detection_loss_weights")
+    words = ""
+    if isinstance(weights, Mapping) and weights.get("image") is not None:
+        words = f", loss weights {weights['image']:g} (image) and {weights.get('mask', 1):g} (mask)"
+    return [f"trained for detection: image score by {head}{words}"]
 
 
 def _unknowns(manifest: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sparsevit_plugin.results.aggregate import Selected
+from sparsevit_plugin.results.aggregate import Codes, Selected
 from sparsevit_plugin.results.rows import TableRow
 from sparsevit_plugin.results.store import Cell
 
@@ -61,12 +61,15 @@ class Departure:
         text: How it departs.
         is_comparable: Whether it is about the column's images all the same: all of the column
             depart from the card.
+        is_skipped: Whether the images that it lacks are those that its test had to skip: the set
+            is the same.
     """
 
     label: str
     dataset: str
     text: str
     is_comparable: bool = False
+    is_skipped: bool = False
 
 
 def departures(
@@ -109,7 +112,9 @@ def departures(
         certain = len(sizes) == 1 and len(fingerprints) == 1 and "" not in fingerprints
         if len(holders) > 1 and not certain:
             images = images_of(selected, dataset)
-            other = _other_images(images, [(row.label, code) for row, code, _ in holders])
+            other = _other_images(
+                images, [(row.label, code) for row, code, _ in holders], _skipped(cells, codes)
+            )
             found += other
             if not other and len(fingerprints - {""}) > 1:
                 doubts.append(_other_files(dataset, [(row, text) for row, _, text in holders]))
@@ -121,7 +126,22 @@ def departures(
     return list(dict.fromkeys(found)), doubts
 
 
-def _other_images(images: SetImages, holders: Sequence[tuple[str, int]]) -> list[Departure]:
+def _skipped(cells: Sequence[Cell], codes: Codes) -> dict[tuple[int, str], int]:
+    """Return how many images each test had to skip: code of the manifest and set to a number."""
+    return {
+        (codes.manifests.index(cell.manifest_id), cell.dataset): len(
+            cell.facts.get("skipped") or ()
+        )
+        for cell in cells
+        if cell.manifest_id in codes.manifests
+    }
+
+
+def _other_images(
+    images: SetImages,
+    holders: Sequence[tuple[str, int]],
+    skipped: Mapping[tuple[int, str], int],
+) -> list[Departure]:
     """Find the holders whose images are not those that most hold."""
     held = {code: images.place[code] >= 0 for _, code in holders}
     often = Counter(held[code].tobytes() for _, code in holders)
@@ -135,7 +155,8 @@ def _other_images(images: SetImages, holders: Sequence[tuple[str, int]]) -> list
             words = [f"{images.dataset}: {_images(int(held[code].sum()))}"]
             words += [f"{missing} of the {int(reference.sum())} of {usual} missing"] * bool(missing)
             words += [f"{more} that {usual} does not have"] * bool(more)
-            found.append(Departure(label, images.dataset, ", ".join(words)))
+            lacks = skipped.get((code, images.dataset), 0) >= missing and not more
+            found.append(Departure(label, images.dataset, ", ".join(words), is_skipped=lacks))
     return found
 
 

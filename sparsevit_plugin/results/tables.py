@@ -19,16 +19,16 @@ from sparsevit_plugin.results import arrange, describe, html, latex, render
 from sparsevit_plugin.results.aggregate import (
     Conventions,
     Selected,
-    cell_figures,
     choose_sets,
     codes_of,
+    mixed_figures,
+    rows_of_other_terms,
     select_rows,
-    threshold_of,
 )
 from sparsevit_plugin.results.columns import ProtocolColumns, protocol_columns
 from sparsevit_plugin.results.conventions import CELLS, METRICS, UNPERTURBED
 from sparsevit_plugin.results.differences import DifferenceTable, difference_table
-from sparsevit_plugin.results.images import departures
+from sparsevit_plugin.results.images import Departure, departures
 from sparsevit_plugin.results.layout import Layout
 from sparsevit_plugin.results.paired import (
     AUTOMATIC,
@@ -41,6 +41,7 @@ from sparsevit_plugin.results.published import Published, load_published
 from sparsevit_plugin.results.rows import TableRow, choose_rows, find_rows
 from sparsevit_plugin.results.seeds import AVERAGE, Figures, over_seeds
 from sparsevit_plugin.results.store import Cell, Results
+from sparsevit_plugin.results.terms import apart, row_facts
 
 __all__ = ["DifferenceTable", "Table", "build_table", "difference_table"]
 
@@ -57,8 +58,10 @@ class Table:
         caption: Every convention behind the numbers.
         notes: Row label to what a reader must know of that row.
         marks: Row label and set to what a reader must know of that cell.
-        incomparable: Row labels and sets whose images are not those of their column; they are not
-            ranked, nor is the average of their row.
+        incomparable: Row labels and sets whose images are not those of their column, or whose
+            terms are not the table's; they are not ranked, nor is the average of their row.
+        apart: Row label to the terms in which the row differs from the table; such rows are there
+            only where mixed terms were allowed, and are not tested.
         remarks: What else a reader must know.
         cells: How several metrics are shown: `columns` or `joined`.
         paired: The paired test; None without one.
@@ -76,6 +79,7 @@ class Table:
     notes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     marks: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
     incomparable: frozenset[tuple[str, str]] = frozenset()
+    apart: Mapping[str, Sequence[str]] = field(default_factory=dict)
     remarks: Sequence[str] = ()
     cells: str = "columns"
     paired: Paired | None = None
@@ -243,6 +247,7 @@ def build_table(
     paired: str | None = None,
     complexity: bool = True,
     cells: str = "columns",
+    allow_mixed: bool = False,
 ) -> Table:
     """Make a table.
 
@@ -266,13 +271,16 @@ def build_table(
             for no test.
         complexity: Whether to show parameters and MACs, where a row knows them.
         cells: Several metrics as `columns` below each set, or `joined` as `F1 / AUC`.
+        allow_mixed: Whether rows may differ in evaluators, size of scoring, threshold, what their
+            checkpoint was chosen on, or the images of a set; their cells are marked then, and
+            neither ranked nor tested.
 
     Returns:
         The table; empty when no row fits the conventions.
 
     Raises:
-        UserError: An unknown name, rows that contradict each other, or a metric that the rows
-            cannot give.
+        UserError: An unknown name, rows that contradict each other, a metric that the rows cannot
+            give, or rows of different terms.
     """
     if cells not in CELLS:
         raise UserError(f'cells "{cells}" is not one of {", ".join(CELLS)}')
@@ -284,8 +292,12 @@ def build_table(
     chosen = [Conventions(name, authentic, score_at, evaluator, perturbation) for name in metrics]
     columns = protocol_columns(protocol) if protocol else None
     card = _published_card(columns) if published else None
-    selected, shown, names = _select(
-        results, chosen, columns, sets, rows if rows is not None else models
+    selected, shown, names, left_out = _select(
+        results,
+        chosen,
+        columns.sets if columns else None,
+        (rows if rows is not None else models, sets),
+        allow_mixed=allow_mixed,
     )
     ids = {name for row in shown for name in row.manifest_ids}
     used = [
@@ -294,12 +306,16 @@ def build_table(
         if cell.manifest_id in ids and cell.dataset in names and cell.perturbation == perturbation
     ]
     describe.refuse_conflicts(used)
+    shared, differing = apart(
+        selected, shown, chosen[0], with_threshold=any(one.figure.at_threshold for one in chosen)
+    )
+    expected = columns.expected if columns else {}
+    departed, doubts = departures(selected, shown, used, expected)
+    if not allow_mixed:
+        describe.refuse_mixed(differing, departed)
     figures = {
         one.metric: over_seeds(
-            cell_figures(selected.rows, one, selected.codes),
-            shown,
-            names,
-            average=average and len(names) > 1,
+            mixed_figures(selected, one), shown, names, average=average and len(names) > 1
         )
         for one in chosen
     }
@@ -310,29 +326,46 @@ def build_table(
         figures=figures,
         caption="",
         cells=cells if len(metrics) > 1 else "columns",
-        threshold=_threshold(chosen, selected),
+        apart=differing,
+        threshold=shared.threshold,
         protocol=columns,
         show_complexity=complexity,
+        remarks=[*left_out, *doubts],
     )
-    return _explained(_compared(table, selected, paired), selected, used, card)
+    return _explained(_compared(table, selected, paired), selected, used, card, departed)
 
 
 def _select(
     results: Results,
     chosen: Sequence[Conventions],
-    columns: ProtocolColumns | None,
-    sets: Sequence[str] | None,
-    wanted: Sequence[str] | None,
-) -> tuple[Selected, list[TableRow], list[str]]:
-    """Return the rows of results behind a table, the table's rows and its sets."""
+    named: Sequence[str] | None,
+    wanted: tuple[Sequence[str] | None, Sequence[str] | None],
+    *,
+    allow_mixed: bool,
+) -> tuple[Selected, list[TableRow], list[str], list[str]]:
+    """Return the rows of results behind a table, its rows, its sets, and what was left out.
+
+    Args:
+        results: All.
+        chosen: One for each metric.
+        named: The protocol's sets; None without one.
+        wanted: The rows and the sets that were asked for; None for all.
+        allow_mixed: Whether rows of other evaluators or sizes of scoring take part.
+    """
+    wanted_rows, wanted_sets = wanted
     stored = results.rows.reset_index(drop=True)
     _refuse_unknown_perturbation(stored, chosen[0].perturbation)
-    rows = select_rows(stored, chosen[0], [one.metric for one in chosen])
-    names = choose_sets(rows, sets, columns.sets if columns else None)
+    metrics = [one.metric for one in chosen]
+    rows = select_rows(stored, chosen[0], metrics)
+    others = rows_of_other_terms(stored, rows, chosen[0], metrics)
+    if allow_mixed and others:
+        rows = pd.concat([rows, *others.values()]).sort_index()
+    names = choose_sets(rows, wanted_sets, named)
+    left_out = [] if allow_mixed else describe.left_out(others, names, wanted_rows)
     rows = _kept(rows, "dataset", names)
-    shown = choose_rows(find_rows(results, rows, codes_of(rows)), wanted)
+    shown = choose_rows(find_rows(results, rows, codes_of(rows)), wanted_rows)
     rows = _kept(rows, "manifest_id", [name for row in shown for name in row.manifest_ids])
-    return Selected(stored, rows, codes_of(rows)), shown, names
+    return Selected(stored, rows, codes_of(rows)), shown, names, left_out
 
 
 def _kept(rows: pd.DataFrame, column: str, names: Sequence[str]) -> pd.DataFrame:
@@ -370,11 +403,6 @@ def _published_card(columns: ProtocolColumns | None) -> Published:
     return card
 
 
-def _threshold(chosen: Sequence[Conventions], selected: Selected) -> float | None:
-    at_threshold = any(one.figure.at_threshold for one in chosen)
-    return threshold_of(selected.rows) if at_threshold else None
-
-
 def _compared(table: Table, selected: Selected, paired: str | None) -> Table:
     """Add the paired test."""
     if paired is None or table.is_empty:
@@ -382,32 +410,48 @@ def _compared(table: Table, selected: Selected, paired: str | None) -> Table:
     references = find_references(table.rows, paired)
     if not references:
         return table
-    frame = compare(selected, table.rows, references, table.conventions, table.sets)
+    alike = [row for row in table.rows if row.label not in table.apart]
+    references = {
+        label: row for label, row in references.items() if not {label, row.label} & set(table.apart)
+    }
+    frame = compare(selected, alike, references, table.conventions, table.sets)
     name = DEFAULT_REFERENCE if paired == AUTOMATIC else paired
     return replace(table, paired=Paired(name, frame))
 
 
 def _explained(
-    table: Table, selected: Selected, cells: Sequence[Cell], card: Published | None
+    table: Table,
+    selected: Selected,
+    cells: Sequence[Cell],
+    card: Published | None,
+    departed: Sequence[Departure],
 ) -> Table:
     """Add caption, notes and marks."""
-    expected = table.protocol.expected if table.protocol else {}
-    departed, doubts = departures(selected, table.rows, cells, expected)
-    marks: dict[tuple[str, str], list[str]] = {}
+    marks: dict[tuple[str, str], list[str]] = {
+        (label, name): list(texts) for label, texts in table.apart.items() for name in table.sets
+    }
     for one in departed:
         marks.setdefault((one.label, one.dataset), []).append(one.text)
     for label, name, text in describe.missing_seeds(table.rows, table.figures):
         marks.setdefault((label, name), []).append(text)
     shown, why_not = describe.usable_block(card, table.metrics, table.threshold)
-    notes = {row.label: describe.row_notes(row, table.rows, cells) for row in table.rows}
+    facts = row_facts(table.rows)
+    notes = {
+        row.label: [
+            *describe.row_notes(row, table.rows, cells),
+            *facts.departing.get(row.label, ()),
+        ]
+        for row in table.rows
+    }
+    others = {(one.label, one.dataset) for one in departed if not one.is_comparable}
+    others |= {(label, name) for label in table.apart for name in table.sets}
     table = replace(
         table,
         published=shown,
         notes={label: texts for label, texts in notes.items() if texts},
         marks=marks,
-        incomparable=frozenset(
-            (one.label, one.dataset) for one in departed if not one.is_comparable
-        ),
-        remarks=[*describe.undefined_remarks(table.figures), *doubts, *why_not],
+        incomparable=frozenset(others),
+        remarks=[*describe.undefined_remarks(table.figures), *table.remarks, *why_not],
     )
-    return replace(table, caption=describe.table_caption(table, selected.rows, cells))
+    caption = describe.table_caption(table, selected.rows, cells, facts)
+    return replace(table, caption=caption)

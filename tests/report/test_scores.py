@@ -23,7 +23,7 @@ def found():
     rows += [counted(f"Au/{n}", 0, 1, 0, 3, score=score) for n, score in enumerate(AUTHENTIC)]
     other = [counted("Tp/0", 1, 1, 1, 1, score=math.nan)]
     results = in_memory((manifest("A"), "s", rows), (manifest("B"), "s", other))
-    table = results.table()
+    table = results.table(allow_mixed=True)
     return distributions(results, table.rows, ["s", "missing"], Conventions())
 
 

@@ -130,7 +130,7 @@ class TestOtherImages:
                 ]
             facts = {"fingerprint": fingerprints[place]} if fingerprints else {}
             cells.append((manifest(label), "casia", rows, facts))
-        return in_memory(*cells).table(**more)
+        return in_memory(*cells).table(allow_mixed=True, **more)
 
     def test_equal_fingerprints_and_counts_are_the_same_images(self):
         table = self.table("x", "x", "x", names=("Tp/0000", "Tp/other"))
@@ -156,7 +156,7 @@ class TestOtherImages:
             for label in "ABC"
             for name in ("x", "y")
         ]
-        table = in_memory(*cells).table()
+        table = in_memory(*cells).table(allow_mixed=True)
         assert table.grid()[3] == ["C", "0.900 (n=1) [1]", "0.900", "0.900 [1]"]
         assert ranks(table)[2] == ["", "best", ""]
 

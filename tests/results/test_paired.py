@@ -78,7 +78,7 @@ def test_one_row_that_knows_the_photographs_is_enough():
 def test_images_that_only_one_has_are_left_out_and_said():
     table = in_memory(
         sparse(), (manifest("A"), "casia", [*scored(A)[:4], *scored([0.1] * 9)[7:]])
-    ).table(paired="SparseViT")
+    ).table(paired="SparseViT", allow_mixed=True)
     line = only(table)
     assert (line["images"], line["left_out"]) == (4, 4)
     assert line["difference"] == pytest.approx(np.mean(A[:4]) - np.mean(REFERENCE[:4]))

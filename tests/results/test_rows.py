@@ -175,7 +175,9 @@ class TestNotes:
             (manifest(name, selection=how), "casia", scored([0.5]))
             for name, how in (("A", "val"), ("B", "val"), ("C", "test"), ("D", "val"))
         ]
-        assert "chosen on: val, but for C test." in in_memory(*cells).table().caption
+        assert (
+            "chosen on: val, but for C test." in in_memory(*cells).table(allow_mixed=True).caption
+        )
 
 
 class TestComplexity:

@@ -20,6 +20,10 @@ CASIA = [
     counted("Au/1", 0, 0, 0, 10, score=0.2),
     counted("Au/2", 0, 4, 0, 6, score=0.6),
 ]
+PERFECT = [
+    *(counted(name, 5, 0, 0, 5) for name in ("Tp/1", "Tp/2")),
+    *(counted(name, 0, 0, 0, 10) for name in ("Au/1", "Au/2")),
+]
 COLUMBIA = [counted("Tp/1", 2, 0, 0, 8, score=0.8), counted("Tp/2", 0, 0, 2, 8, score=0.3)]
 
 
@@ -28,7 +32,7 @@ def store(tmp_path):
     store = Store(tmp_path / "runs")
     store.write(manifest("A", created="1"), "casia", CASIA)
     store.write(manifest("A", created="1"), "columbia", COLUMBIA)
-    store.write(manifest("B", created="2"), "casia", [counted("Tp/1", 5, 0, 0, 5)])
+    store.write(manifest("B", created="2"), "casia", PERFECT)
     store.write(manifest("A", created="1"), "val", [counted("Tp/1", 1, 0, 0, 1)])
     return store
 
@@ -93,9 +97,9 @@ def test_counts_stand_beside_the_values(store):
     assert load(store.folder).table(authentic="zero").counts.at["A", "casia"] == 4
     assert load(store.folder).table("image_f1").counts.at["A", "casia"] == 4
     header, first, second = table.grid()
-    assert header == ["model", "casia", "columbia (n=2)", "average"]
-    assert first == ["A", "0.500 (n=2)", "0.500", "0.500"]
-    assert second == ["B", "1.000 (n=1) [1]", "-", "-"]
+    assert header == ["model", "casia (n=2)", "columbia (n=2)", "average"]
+    assert first == ["A", "0.500", "0.500", "0.500"]
+    assert second == ["B", "1.000", "-", "-"]
 
 
 def test_an_undefined_figure_is_left_out_counted_and_said(store):
@@ -203,11 +207,6 @@ class TestRows:
         with pytest.raises(UserError, match=message):
             load(store.folder).table(**conventions)
 
-    def test_several_thresholds_are_not_mixed(self, store):
-        store.write(manifest("D"), "casia", [{**CASIA[0], "threshold": 0.3}])
-        with pytest.raises(UserError, match="several thresholds"):
-            load(store.folder).table()
-
 
 class TestWords:
     def test_the_caption_names_every_convention(self, store):
@@ -269,9 +268,9 @@ class TestWords:
     def test_markdown(self, store):
         text = load(store.folder).table().to_markdown()
         lines = text.splitlines()
-        assert lines[0] == "| model |           casia | columbia (n=2) | average |"
-        assert lines[1] == "| ----- | --------------: | -------------: | ------: |"
-        assert lines[3] == "| B     | 1.000 (n=1) [1] |              - |       - |"
+        assert lines[0] == "| model |  casia (n=2) | columbia (n=2) | average |"
+        assert lines[1] == "| ----- | -----------: | -------------: | ------: |"
+        assert lines[3] == "| B     |    **1.000** |              - |       - |"
         assert load(store.folder).table().caption in text
 
     def test_csv_reads_back(self, store):
@@ -280,7 +279,7 @@ class TestWords:
         for row, name in itertools.product(("A", "B"), ("casia", "columbia", "average")):
             found, wanted = frame.at[(row, name), "value"], table.values.at[row, name]
             assert found == wanted or (np.isnan(found) and np.isnan(wanted))
-        assert frame.xs("casia", level="set")["n"].tolist() == [2, 1]
+        assert frame.xs("casia", level="set")["n"].tolist() == [2, 2]
         assert frame.at[("A", "casia"), "caption"] == table.caption
         without = next(csv.reader(io.StringIO(table.to_csv(header=False))))
         assert without[:6] == ["measured", "", "A", "A", "pixel_f1", "casia"]
@@ -294,7 +293,6 @@ class TestWords:
         assert all(f"a rather long set name {i}" in lines[1] for i in range(12))
         caption = next(line for line in lines if line.startswith("Pixel F1 at threshold > 0.5: me"))
         assert "each set once." in caption
-        assert lines[-1] == "[1] casia: 1 image, 3 of the 4 of A missing"
 
     def test_to_frame_is_a_copy(self, store):
         table = load(store.folder).table()
