@@ -12,7 +12,7 @@ PYTEST_WORKERS ?= 2
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make test-system   tests that need a package index or a browser"
-	@echo "make test-long     thousands of broken files; every baseline at its card's size: hours on a CPU, many GiB"
+	@echo "make test-long     thousands of broken files and of cases for the metrics; every baseline at its card's size: hours on a CPU, many GiB"
 	@echo "make docs          the documentation's site, in build/site"
 	@echo "make lint          ruff and mypy"
 	@echo "make venv          only the virtual environment, in $(VENV)"
@@ -50,7 +50,8 @@ test-system: $(STAMP)
 	$(BIN)/python -m pytest -m system -rs
 
 test-long: $(STAMP)
-	@echo "== long tests: broken files, the whole zoo"
+	@echo "== long tests: metrics, broken files, the whole zoo"
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/metrics.py --cases 3000
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --cases 250
 	$(BIN)/python -m pytest -m zoo_full -n 0 --durations 0
 
