@@ -28,7 +28,14 @@ from sparsevit_plugin.cards import ModelCard, load_model_card
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness import arguments, options, weight_files
 from sparsevit_plugin.harness.arguments import Argument
-from sparsevit_plugin.harness.option_table import BY_NAME, OPTIONS
+from sparsevit_plugin.harness.option_table import (
+    AUTO,
+    BY_NAME,
+    DETECTION,
+    LOCALIZATION,
+    OF_DETECTION,
+    OPTIONS,
+)
 from sparsevit_plugin.harness.options import show, written
 from sparsevit_plugin.harness.recipes import NO_RECIPE, Recipe, load_recipe
 
@@ -43,6 +50,7 @@ _RECORDED: Final = (
     "if_predict_label",
     "no_model_eval",
 )
+_RECORDED_TASK: Final = ("task", "image_head")  # a checkpoint settles them too
 
 
 _FLAG: Final = "flag"  # the origin of what the command line says
@@ -75,6 +83,10 @@ class Config:
     pretrained_sha256: str
     checkpoint: str
     if_predict_label: bool
+    task: str
+    image_head: str
+    image_loss_weight: float
+    mask_loss_weight: float
     no_model_eval: bool
     data_path: str
     test_data_path: str
@@ -139,15 +151,26 @@ class Config:
         """Return the options that mean something in this verb, with their values."""
         return {o.name: getattr(self, o.name) for o in OPTIONS if self.verb in o.verbs}
 
+    def result_options(self) -> dict[str, object]:
+        """Return those of `options` that can change the numbers.
+
+        What belongs to detection counts there only, so that runs from before it was there keep
+        their identity.
+        """
+        apart = OF_DETECTION if self.task == LOCALIZATION else ()
+        return {
+            name: value
+            for name, value in self.options().items()
+            if BY_NAME[name].affects_results and name not in apart
+        }
+
     def hash(self) -> str:
         """Return 16 hexadecimal digits that change with whatever changes the results.
 
         Folders to write to, the number of loading processes and the like do not count.
         """
-        values = {
-            name: value for name, value in self.options().items() if BY_NAME[name].affects_results
-        }
         call = {**self.constructor_defaults, **self.model_arguments}
+        values = self.result_options()
         content = {"verb": self.verb, "options": values, "model_arguments": call}
         text = json.dumps(_plain(content), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -314,7 +337,7 @@ def _recorded_layer(verb: str, flags: options.Flags, recorded: Recorded | None) 
     values = {
         name: options.convert(BY_NAME[name], value, f"checkpoint {path}: {name}")
         for name, value in content.get("options", {}).items()
-        if name in _RECORDED
+        if name in (*_RECORDED, *_RECORDED_TASK)
     }
     where = f"checkpoint {path}: {{}}"
     return Layer("checkpoint", where, values, content.get("model_arguments", {}))
@@ -520,6 +543,7 @@ def _check_complete(cfg: Config, takes: Mapping[str, Argument], needs_data: bool
         if not getattr(cfg, name):
             raise UserError(f"benco {cfg.verb} needs {written(name)}: a folder or a JSON file")
     _check_precision(cfg)
+    _check_detection(cfg)
     if not cfg.fit:
         raise UserError(
             f"{cfg.model} has no card that says how images are fitted to a square; give "
@@ -535,6 +559,18 @@ def _check_complete(cfg: Config, takes: Mapping[str, Argument], needs_data: bool
             f"{cfg.model} needs {', '.join(written(name) for name in missing)}: "
             f"arguments of its constructor that have no default{hint}"
         )
+
+
+def _check_detection(cfg: Config) -> None:
+    """Refuse options of detection that would mean nothing."""
+    if cfg.task == DETECTION:
+        if cfg.verb == "train" and not (cfg.image_loss_weight or cfg.mask_loss_weight):
+            raise UserError("--image-loss-weight and --mask-loss-weight are 0: nothing to learn")
+        return
+    unset = {"image_head": AUTO, "image_loss_weight": 1.0, "mask_loss_weight": 1.0}
+    for name, value in unset.items():
+        if getattr(cfg, name) != value and not cfg.origin[name].startswith("checkpoint"):
+            raise UserError(f"{written(name)} belongs to --task detection: add it, or leave it out")
 
 
 def _precision(cfg: Config) -> str:

@@ -44,6 +44,7 @@ class EvaluationSettings:
             it).
         skip_bad: Whether an unreadable image is passed over and listed instead of ending the run.
         predict_label: Upstream's `--if_predict_label`.
+        score_name: What rows call the origin of a score that the model answers with.
     """
 
     batch_size: int = 2
@@ -52,6 +53,7 @@ class EvaluationSettings:
     model_eval: bool = True
     skip_bad: bool = False
     predict_label: bool = False
+    score_name: str = "model"
 
 
 @dataclass
@@ -166,7 +168,7 @@ def _score_batch(
     inputs = model_inputs(batch, fabric.device)
     with fabric.autocast():
         output = model(**inputs, if_predcit_label=settings.predict_label)
-    output = maps_and_scores(output, batch)
+    output = maps_and_scores(output, batch, settings.score_name)
     try:
         _score(output, batch, settings, result)
     except ValueError as error:
@@ -196,12 +198,14 @@ def _score(
         _collect(row, result)
 
 
-def maps_and_scores(output: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+def maps_and_scores(
+    output: dict[str, Any], batch: dict[str, Any], score_name: str = "model"
+) -> dict[str, Any]:
     """Return the map (B, 1, H, W) and the image scores (B,) on the CPU in single precision.
 
     The score is the model's own; a model that gives none is scored by the maximum of its map over
-    the pixels that belong to the photograph (`pooling` says which). Upstream's TruFor answers a
-    batch of one with a 0-dimensional score.
+    the pixels that belong to the photograph (`pooling` says which; `score_name` is what it calls
+    the model's own). Upstream's TruFor answers a batch of one with a 0-dimensional score.
     """
     probability = output["pred_mask"].detach().float().cpu()
     count = len(probability)
@@ -210,7 +214,7 @@ def maps_and_scores(output: dict[str, Any], batch: dict[str, Any]) -> dict[str, 
         return {
             "pred_mask": probability,
             "pred_label": label.detach().float().cpu().reshape(count),
-            "pooling": "model",
+            "pooling": score_name,
         }
     shape_mask = batch.get("shape_mask")
     inside = probability if shape_mask is None else probability.masked_fill(shape_mask == 0, 0.0)

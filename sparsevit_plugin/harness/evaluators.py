@@ -46,6 +46,10 @@ IMAGE_FIGURES = {
     "f1": "image-level F1",
     "auc": "image-level AUC",
     "accuracy": "image-level accuracy",
+    "balanced_accuracy": "image-level balanced accuracy",
+    "eer": "image-level equal error rate",
+    "ap": "image-level average precision",
+    "ece": "calibration error of image scores",
 }
 
 _UPSTREAM_PIXEL = {
@@ -54,7 +58,7 @@ _UPSTREAM_PIXEL = {
     "iou": "PixelIOU",
     "accuracy": "PixelAccuracy",
 }
-_UPSTREAM_IMAGE = {"f1": "ImageF1", "auc": "ImageAUC", "accuracy": "ImageAccuracy"}
+UPSTREAM_IMAGE = {"f1": "ImageF1", "auc": "ImageAUC", "accuracy": "ImageAccuracy"}
 
 
 class SharedStatistics:
@@ -271,7 +275,7 @@ class UpstreamImageEvaluator(_ImageEvaluator):
     def _compute(self, labels: np.ndarray, scores: np.ndarray) -> float:
         if self.column == "auc" and len(np.unique(labels)) < 2:  # noqa: PLR2004 - two classes
             return math.nan  # scikit-learn below it warns or raises, by its version
-        evaluator = getattr(_evaluation, _UPSTREAM_IMAGE[self.column])(threshold=self.threshold)
+        evaluator = getattr(_evaluation, UPSTREAM_IMAGE[self.column])(threshold=self.threshold)
         evaluator.remain_update(
             torch.tensor(scores, dtype=torch.float32), torch.tensor(labels, dtype=torch.float32)
         )
@@ -290,7 +294,7 @@ def upstream_evaluators(
 ) -> list[UpstreamPixelEvaluator | UpstreamImageEvaluator]:
     """Return IMDLBenCo's evaluators, pixel and image level, in their default mode ("origin")."""
     pixel = [UpstreamPixelEvaluator(column, threshold) for column in _UPSTREAM_PIXEL]
-    return [*pixel, *(UpstreamImageEvaluator(column, threshold) for column in _UPSTREAM_IMAGE)]
+    return [*pixel, *(UpstreamImageEvaluator(column, threshold) for column in UPSTREAM_IMAGE)]
 
 
 def upstream_image_metrics(
@@ -304,7 +308,7 @@ def upstream_image_metrics(
         threshold: Images with a greater score are predicted tampered.
     """
     figures = {}
-    for column in IMAGE_FIGURES:
+    for column in UPSTREAM_IMAGE:
         evaluator = UpstreamImageEvaluator(column, threshold)
         figures[column] = evaluator._compute(np.asarray(labels), np.asarray(scores))
     return ImageMetrics(n=len(labels), tampered=int(np.sum(labels)), **figures)

@@ -73,13 +73,15 @@ class TrainingLog:
         position = epoch * steps_per_epoch + step
         self._append({"position": position, "epoch": epoch, "step": step, "lr": lr, **losses})
 
-    def scores(self, select: str, value: float, epoch: int, position: int) -> None:
-        """Log the value that checkpoints are selected by."""
+    def scores(
+        self, select: str, value: float, epoch: int, position: int, figure: str = "pixel_f1"
+    ) -> None:
+        """Log the value that checkpoints are selected by, and what it is."""
         if self._writer is None:
             return
         with self._writing():
             self._writer.add_scalar("Average", value, epoch)
-        self._append({"position": position, "epoch": epoch, "select": select, "pixel_f1": value})
+        self._append({"position": position, "epoch": epoch, "select": select, figure: value})
 
     def images(self, tag: str, batch: dict[str, Any], output: dict[str, Any], epoch: int) -> None:
         """Show the last batch of an epoch, as upstream does."""

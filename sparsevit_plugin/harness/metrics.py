@@ -89,6 +89,12 @@ class PixelStatistics:
         return self.tp + self.fn
 
 
+RELIABILITY_BINS = 15
+"""Bins of equal width over [0, 1] that image scores are sorted into for the calibration error, as
+many as Guo et al. take (ICML 2017, arXiv:1706.04599). Bin k holds (k / 15, (k + 1) / 15], 0 is in
+the first."""
+
+
 @dataclass(frozen=True)
 class ImageMetrics:
     """Figures of image-level scores against image-level labels.
@@ -98,8 +104,16 @@ class ImageMetrics:
         tampered: Images with label 1.
         f1: `2 tp / (2 tp + fp + fn)` of the tampered class; NaN when nothing is tampered or
             predicted.
-        auc: Area under the ROC curve, ties counted half; NaN when there is one class only.
+        auc: Area under the ROC curve, ties counted half; NaN when there is one class only, as all
+            that follow but for accuracy.
         accuracy: Share of right predictions; NaN without images.
+        balanced_accuracy: Mean of the shares of tampered and of authentic images that are right.
+        eer: Equal error rate: where the shares of both classes that are wrong are the same, on the
+            straight lines between the points of the ROC curve.
+        ap: Average precision: precision summed over the steps of recall, without interpolation.
+        ece: Expected calibration error: distance between mean score and share of tampered images
+            in a bin (`RELIABILITY_BINS`), averaged over the images; NaN also when a score is no
+            probability.
     """
 
     n: int
@@ -107,6 +121,10 @@ class ImageMetrics:
     f1: float
     auc: float
     accuracy: float
+    balanced_accuracy: float = math.nan
+    eer: float = math.nan
+    ap: float = math.nan
+    ece: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -244,7 +262,7 @@ def image_metrics(
         threshold: Images with a greater score are predicted tampered.
 
     Returns:
-        F1 of the tampered class, AUC and accuracy.
+        The figures.
 
     Raises:
         ValueError: Shapes differ, a label is neither 0 nor 1, or a score is not finite.
@@ -259,17 +277,96 @@ def image_metrics(
     tampered = labels.astype(bool)
     predicted = scores > threshold
     tp = int(np.count_nonzero(predicted & tampered))
+    fp = int(np.count_nonzero(predicted & ~tampered))
     wrong = int(np.count_nonzero(predicted != tampered))
     levels, position = np.unique(scores, return_inverse=True)
     positives = np.bincount(position[tampered], minlength=levels.size)
     negatives = np.bincount(position[~tampered], minlength=levels.size)
+    both = bool(tampered.any()) and not bool(tampered.all())
+    recall = _ratio(tp, int(positives.sum()))
+    kept = 1 - _ratio(fp, int(negatives.sum()))
     return ImageMetrics(
         n=labels.size,
         tampered=int(np.count_nonzero(tampered)),
         f1=_ratio(2 * tp, 2 * tp + wrong),
         auc=_auc(positives, negatives, np.cumsum(negatives) - negatives, int(negatives.sum())),
         accuracy=_ratio(labels.size - wrong, labels.size),
+        balanced_accuracy=(recall + kept) / 2 if both else math.nan,
+        eer=_equal_error_rate(positives, negatives) if both else math.nan,
+        ap=_average_precision(positives, negatives) if both else math.nan,
+        ece=_calibration_error(labels, scores) if both else math.nan,
     )
+
+
+def _equal_error_rate(positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> float:
+    """Return the rate from counts per level of score, ascending; both classes are there."""
+    # Misses rise and false alarms fall with the threshold: below the lowest level, then above each.
+    missed = _with_zero(np.cumsum(positives)) / positives.sum()
+    alarms = 1 - _with_zero(np.cumsum(negatives)) / negatives.sum()
+    gap = missed - alarms
+    after = int(np.argmax(gap >= 0))  # the last is 1
+    before = after - 1  # the first is -1
+    share = -gap[before] / (gap[after] - gap[before])
+    return float(missed[before] + share * (missed[after] - missed[before]))
+
+
+def _average_precision(positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> float:
+    """Return it from counts per level of score, ascending."""
+    hits = np.cumsum(positives[::-1])
+    precision = hits / (hits + np.cumsum(negatives[::-1]))
+    return float((positives[::-1] * precision).sum() / positives.sum())
+
+
+def _calibration_error(labels: NDArray, scores: NDArray) -> float:
+    """Return the expected calibration error; NaN when a score is outside [0, 1]."""
+    bins = reliability(labels, scores)
+    if bins is None:
+        return math.nan
+    distance = np.abs(bins.tampered_share - bins.mean_score)
+    return float(np.nansum(bins.count * distance) / labels.size)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Image scores against labels in bins, see `RELIABILITY_BINS`; arrays of one value per bin.
+
+    Attributes:
+        low: Lower edge.
+        high: Upper edge.
+        count: Images.
+        mean_score: Their mean score; NaN in an empty bin.
+        tampered_share: The share of them that is tampered; NaN in an empty bin.
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    count: NDArray[np.int64]
+    mean_score: NDArray[np.float64]
+    tampered_share: NDArray[np.float64]
+
+
+def reliability(
+    labels: NDArray, scores: NDArray[np.floating], bins: int = RELIABILITY_BINS
+) -> Reliability | None:
+    """Sort image scores into bins of equal width.
+
+    Args:
+        labels: 1 for tampered, 0 for authentic, shape (N,).
+        scores: Shape (N,).
+        bins: How many.
+
+    Returns:
+        What is in them; None when a score is no probability, or there is none.
+    """
+    if not scores.size or scores.min() < 0 or scores.max() > 1:
+        return None
+    edges = np.arange(bins + 1) / bins
+    place = np.clip(np.searchsorted(edges, scores, side="left") - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    sums = (np.bincount(place, weights=values, minlength=bins) for values in (scores, labels))
+    empty = np.full(bins, np.nan)
+    means = [np.divide(total, count, out=empty.copy(), where=count > 0) for total in sums]
+    return Reliability(edges[:-1], edges[1:], count, means[0], means[1])
 
 
 def binned_f1(

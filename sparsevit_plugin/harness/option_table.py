@@ -14,6 +14,13 @@ from sparsevit_plugin.model.choices import MATMULS
 VERBS: Final = ("train", "test")
 TRAIN: Final = ("train",)
 
+LOCALIZATION: Final = "localization"
+DETECTION: Final = "detection"
+AUTO: Final = "auto"
+IMAGE_HEADS: Final = (AUTO, "own", "max", "topk", "gem", "linear")
+OF_DETECTION: Final = ("task", "image_head", "image_loss_weight", "mask_loss_weight")
+"""Options that are no part of what a run without detection is."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -153,6 +160,44 @@ def _model_options() -> list[Option]:
             "Train and use the image-level head of a model that has one.",
             group,
             upstream=("if_predict_label",),
+        ),
+        Option(
+            "task",
+            "str",
+            LOCALIZATION,
+            "localization: maps. detection: image scores too, learnt from the images' labels "
+            "(docs/detection.md).",
+            group,
+            choices=(LOCALIZATION, DETECTION),
+            as_upstream=True,
+        ),
+        Option(
+            "image_head",
+            "str",
+            AUTO,
+            "With --task detection, where an image's score comes from: the map's max, its top 1 % "
+            "(topk), its generalised mean (gem), a learned layer (linear), or the model's own "
+            "output (own); auto: own of a model whose loss reads the label, else max.",
+            group,
+            choices=IMAGE_HEADS,
+        ),
+        Option(
+            "image_loss_weight",
+            "float",
+            1.0,
+            "With --task detection, weight of the cross-entropy of the image score.",
+            group,
+            verbs=TRAIN,
+            minimum=0,
+        ),
+        Option(
+            "mask_loss_weight",
+            "float",
+            1.0,
+            "With --task detection, weight of the model's own loss; 0 learns from labels alone.",
+            group,
+            verbs=TRAIN,
+            minimum=0,
         ),
         Option(
             "no_model_eval",

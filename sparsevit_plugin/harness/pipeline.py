@@ -22,8 +22,15 @@ from sparsevit_plugin.harness.augment import build_transform, transform_names
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.data_paths import Side, read_data_path
 from sparsevit_plugin.harness.datasets import Fit, Reader, build_dataset, read_sample
+from sparsevit_plugin.harness.detection import (
+    as_detector,
+    detection_facts,
+    detection_of,
+    pooling_name,
+)
 from sparsevit_plugin.harness.evaluate import EvaluationSettings, SetResult, evaluate_set
 from sparsevit_plugin.harness.manifest import run_facts
+from sparsevit_plugin.harness.metrics import image_metrics
 from sparsevit_plugin.harness.perturb import build_perturbation
 from sparsevit_plugin.harness.post_functions import additions
 from sparsevit_plugin.harness.sources import (
@@ -45,13 +52,15 @@ WEIGHTS_NAME = re.compile(r"pretrain\w*(path|weight)")
 def build_model(cfg: Config) -> nn.Module:
     """Build the registered model; its random weights are drawn from the seed.
 
+    With `--task detection` it answers with image scores too.
+
     Raises:
         UserError: If the constructor fails, e.g. for want of a weights file.
     """
     torch.manual_seed(cfg.seed)
     check_weight_files(cfg)
     try:
-        return cfg.model_class(**cfg.model_arguments)
+        model: nn.Module = cfg.model_class(**cfg.model_arguments)
     except UserError:
         raise
     except (
@@ -68,6 +77,8 @@ def build_model(cfg: Config) -> nn.Module:
             f"{cfg.model} cannot be built from {cfg.model_arguments}: {type(error).__name__}: "
             f'{reason}; try "benco models --probe {cfg.model}"'
         ) from error
+    detection = detection_of(cfg)
+    return model if detection is None else as_detector(model, detection)
 
 
 def check_weight_files(cfg: Config) -> None:
@@ -124,7 +135,9 @@ def describe_for_testing(cfg: Config) -> dict[str, str]:
     return {
         "model": cfg.model,
         "model_arguments": json.dumps({k: v for k, v in arguments.items() if k not in superseded}),
-        "options": json.dumps({name: plain["options"][name] for name in INPUT_OPTIONS}),
+        "options": json.dumps(
+            {**{name: plain["options"][name] for name in INPUT_OPTIONS}, **detection_facts(cfg)}
+        ),
     }
 
 
@@ -218,6 +231,7 @@ def evaluation_settings(cfg: Config) -> EvaluationSettings:
         model_eval=not cfg.no_model_eval,
         skip_bad=cfg.on_bad_image == "skip",
         predict_label=cfg.if_predict_label,
+        score_name=pooling_name(cfg),
     )
 
 
@@ -280,6 +294,7 @@ class SetEvaluator:
             "model_eval": not cfg.no_model_eval,
             "seed": cfg.seed,
             **tile_facts(cfg),
+            **detection_facts(cfg),
             **tested.computed,
         }
         return {
@@ -396,3 +411,10 @@ def mean_f1(rows: Iterable[Mapping[str, Any]]) -> tuple[float, int]:
     of_model = (row for row in rows if row["score_at"] == "model" and row["tampered_pixels"] > 0)
     defined = [row["f1"] for row in of_model if not math.isnan(row["f1"])]
     return (float(np.mean(defined)) if defined else math.nan), len(defined)
+
+
+def image_auc(rows: Iterable[Mapping[str, Any]]) -> float:
+    """Return the area under the ROC curve of image scores; NaN with one class."""
+    pairs = [(row["label"], row["score"]) for row in rows if row["score_at"] == "model"]
+    labels, scores = (np.array(values) for values in zip(*pairs, strict=True))
+    return image_metrics(labels.astype(np.int64), scores.astype(np.float64)).auc

@@ -146,4 +146,7 @@ def _test_one(
 def checkpoint_facts(metadata: dict[str, str]) -> dict[str, Any]:
     """Say what is known of a checkpoint's training; what its file does not say is unknown."""
     known = {key: metadata.get(key, "unknown") for key in ("recipe", "effective_batch")}
-    return {**known, "pretraining": recorded_json(metadata, "pretraining") or "unknown"}
+    learnt = recorded_json(metadata, "detection")
+    detection = learnt if isinstance(learnt, dict) else {}
+    pretraining = recorded_json(metadata, "pretraining") or "unknown"
+    return {**known, **detection, "pretraining": pretraining}

@@ -5,6 +5,7 @@ continues from the last saved step and, on a CPU, ends with the weights that an 
 would have.
 """
 
+import itertools
 import json
 import math
 import signal
@@ -30,15 +31,18 @@ from sparsevit_plugin.harness.checkpoint import (
 )
 from sparsevit_plugin.harness.config import Config, absolute_lr, effective_batch, save_interval
 from sparsevit_plugin.harness.datasets import BadSample, collate
+from sparsevit_plugin.harness.detection import training_facts
 from sparsevit_plugin.harness.devices import make_fabric
 from sparsevit_plugin.harness.evaluate import evaluate_set, model_inputs, refuse_bad
 from sparsevit_plugin.harness.logs import TrainingLog
+from sparsevit_plugin.harness.option_table import DETECTION
 from sparsevit_plugin.harness.pipeline import (
     ModelUnderTest,
     SetEvaluator,
     Source,
     build_model,
     describe_for_testing,
+    image_auc,
     left_out_transforms,
     load_checkpoint,
     make_dataset,
@@ -55,6 +59,8 @@ from sparsevit_plugin.harness.sources import fingerprint, hold_out
 from sparsevit_plugin.harness.testing import checkpoint_file
 from sparsevit_plugin.model.kernels import Kernels, current_kernels, use_kernels
 from sparsevit_plugin.model.weights import save_safetensors
+from sparsevit_plugin.results.conventions import METRICS
+from sparsevit_plugin.results.packed import PackedRecords
 from sparsevit_plugin.results.store import Store
 
 RUN_NAME = "run.json"
@@ -135,7 +141,27 @@ def read_training_data(cfg: Config) -> TrainingData:
                 "the hold-out of the training data has no tampered image to select a checkpoint "
                 "on: raise --val-fraction, or pass --select last"
             )
+    if cfg.task == DETECTION:
+        _refuse_one_class(data, cfg.select)
     return data
+
+
+def _refuse_one_class(data: TrainingData, select: str) -> None:
+    """Refuse to learn, or to select, image scores from tampered or from authentic images alone."""
+    parts = [("the training data", data.train, "add some")]
+    if select == "val":
+        hint = "raise --val-fraction, or pass --select last"
+        parts.append(("the hold-out of the training data", data.held_out, hint))
+    for what, sets, hint in parts:
+        masks = [s.mask is not None for source in sets.values() for s in samples_of(source)]
+        for kind, there in (("tampered", any(masks)), ("authentic", not all(masks))):
+            if not there:
+                raise UserError(f"--task detection: {what} has no {kind} image; {hint}")
+
+
+def judged_by(cfg: Config) -> str:
+    """Return the metric, at 0.5 where it has a threshold, that checkpoints are selected by."""
+    return "image_auc" if cfg.task == DETECTION else "pixel_f1"
 
 
 class ConcatenatedSets(Dataset):
@@ -513,6 +539,9 @@ class Trainer:
             "recipe": self.cfg.recipe,
             "effective_batch": str(effective_batch(self.cfg, self.fabric.world_size)),
         }
+        learnt = training_facts(self.cfg)
+        if learnt:
+            metadata["detection"] = json.dumps(learnt)
         save_safetensors(self.bare, self.folder / f"{name}.safetensors", metadata)
 
     def _end_epoch(self) -> None:
@@ -522,7 +551,7 @@ class Trainer:
         due = (state.epoch - 1) % cfg.test_period == 0 or state.finished
         if due and cfg.select != "last":
             value = self._judge()
-            self.log.scores(cfg.select, value, state.epoch - 1, self.position - 1)
+            self.log.scores(cfg.select, value, state.epoch - 1, self.position - 1, judged_by(cfg))
             if state.best is None or value > state.best["value"]:
                 state.best = {"epoch": state.epoch, "value": value}
                 if self.fabric.is_global_zero:
@@ -533,10 +562,10 @@ class Trainer:
         self.fabric.barrier()
 
     def _judge(self) -> float:
-        """Return the mean pixel F1 at 0.5: over held-out images, or over sets for `test`."""
-        select = self.cfg.select
+        """Return the figure of `judged_by`: over held-out images, or over sets for `test`."""
+        select, figure = self.cfg.select, judged_by(self.cfg)
         sets = self.data.held_out if select == "val" else self.data.tests
-        per_set: list[tuple[float, int]] = []
+        rows: list[PackedRecords] = []
         for name, source in sets.items():
             dataset = make_dataset(self.cfg, source, training=False)
             label = f"{select} {name}"
@@ -544,18 +573,32 @@ class Trainer:
                 self.fabric, self.module, dataset, self.evaluator.settings, label=label
             )
             if self.fabric.is_global_zero:
-                per_set.append(mean_f1(result.rows))
+                rows.append(result.rows)
                 self._store_selection_rows(name, source, result)
         value = 0.0
         if self.fabric.is_global_zero:
-            counted = [(f1, 1 if select == "test" else n) for f1, n in per_set if n]
-            total = sum(weight for _, weight in counted)
-            value = sum(f1 * weight for f1, weight in counted) / total if total else math.nan
-            self.evaluator.say(f"epoch {self.state.epoch}: mean pixel F1 on {select}: {value:.4f}")
+            value = self._judged(rows)
+            words = METRICS[figure].title
+            self.evaluator.say(f"epoch {self.state.epoch}: mean {words} on {select}: {value:.4f}")
         value = self.fabric.broadcast(value)
         if math.isnan(value):
-            raise UserError(f"no tampered image among the {select} images: nothing to select on")
+            kind = "tampered image"
+            if figure != "pixel_f1":
+                kind = "set with both tampered and authentic images"
+            raise UserError(f"no {kind} among the {select} images: nothing to select on")
         return value
+
+    def _judged(self, rows: list[PackedRecords]) -> float:
+        """Return the mean over held-out images, or over the test sets that have a figure."""
+        if judged_by(self.cfg) != "pixel_f1":
+            parts = rows if self.cfg.select == "test" else [itertools.chain.from_iterable(rows)]
+            figures = [image_auc(part) for part in parts]
+            defined = [value for value in figures if not math.isnan(value)]
+            return sum(defined) / len(defined) if defined else math.nan
+        per_set = [mean_f1(part) for part in rows]
+        counted = [(f1, 1 if self.cfg.select == "test" else n) for f1, n in per_set if n]
+        total = sum(weight for _, weight in counted)
+        return sum(f1 * weight for f1, weight in counted) / total if total else math.nan
 
     def _store_selection_rows(self, name: str, source: Source, result: Any) -> None:  # noqa: ANN401
         """Keep the latest rows of the hold-out as set `val`."""
@@ -592,6 +635,7 @@ class Trainer:
             "training_data": {n: fingerprint(source) for n, source in self.data.train.items()},
             "skipped_training_images": self.state.skipped,
             "augmentation_left_out": left_out_transforms(cfg),
+            **training_facts(cfg),
         }
 
     def _test_selected(self, sets: dict[str, Source]) -> None:

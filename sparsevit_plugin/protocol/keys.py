@@ -17,7 +17,6 @@ import torch
 from sparsevit_plugin.files import sha256_file
 from sparsevit_plugin.harness import augment
 from sparsevit_plugin.harness.config import Config
-from sparsevit_plugin.harness.option_table import BY_NAME
 from sparsevit_plugin.harness.pipeline import named_weights
 from sparsevit_plugin.harness.tiling import tile_facts
 
@@ -52,6 +51,7 @@ _OF_TESTING: Final = (
     "compile",
     "seed",
 )
+_OF_DETECTION: Final = ("task", "image_head")
 
 
 def digest(content: object) -> str:
@@ -113,7 +113,7 @@ def testing_content(cfg: Config, weights: str) -> dict[str, Any]:
     return {
         "components": versions,
         "model": cfg.registered,
-        "options": {**_options(cfg, list(_OF_TESTING)), **tile_facts(cfg)},
+        "options": {**_options(cfg, [*_OF_TESTING, *_OF_DETECTION]), **tile_facts(cfg)},
         "arguments": _arguments(cfg),
         "weights": weights,
         **backend(cfg),
@@ -121,10 +121,9 @@ def testing_content(cfg: Config, weights: str) -> dict[str, Any]:
 
 
 def _options(cfg: Config, names: list[str]) -> dict[str, Any]:
+    of_results = cfg.result_options()
     chosen = {
-        name: getattr(cfg, name)
-        for name in names
-        if BY_NAME[name].affects_results and name not in _OTHERWISE
+        name: of_results[name] for name in names if name in of_results and name not in _OTHERWISE
     }
     if cfg.no_model_eval:  # BatchNorm's statistics make results depend on the batch
         chosen["test_batch_size"] = cfg.test_batch_size
