@@ -33,8 +33,17 @@ def one_line(text: str) -> str:
     )
 
 
-def suggest(word: str, choices: Iterable[str]) -> str:
-    """Return ' Did you mean "x"?' for the choice closest to `word`, or an empty string."""
+def suggest(word: str, choices: Iterable[str], most: int = 1) -> str:
+    """Return ' Did you mean "x"?' for the choices closest to `word`, or an empty string.
+
+    Args:
+        word: What was written.
+        choices: What could have been.
+        most: How many are named.
+    """
     names = {name.lower(): name for name in choices}
-    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
-    return f' Did you mean "{names[close[0]]}"?' if close else ""
+    close = difflib.get_close_matches(word.lower(), names, n=most, cutoff=0.5)
+    *others, last = [f'"{names[one]}"' for one in close] or [""]
+    if not last:
+        return ""
+    return f" Did you mean {', '.join(others) + ' or ' if others else ''}{last}?"

@@ -16,6 +16,8 @@ from typing import Any
 from sparsevit_plugin.errors import UserError
 
 _CHUNK = 1 << 20
+_LONGEST_NAME = 180  # bytes; suffixes and the names of temporary files come on top of it
+_CUT_NAME = 160
 
 
 @contextlib.contextmanager
@@ -130,6 +132,18 @@ def _as_json(value: object) -> object:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON: {value!r}")
+
+
+def file_name(text: str) -> str:
+    """Return a text as a file's name: what is not a letter, digit, dot, hyphen or @ becomes `_`.
+
+    What file systems would refuse as too long is cut, and told apart by a hash.
+    """
+    kept = "".join(sign if sign.isalnum() or sign in ".-_@" else "_" for sign in text)
+    if len(kept.encode()) > _LONGEST_NAME:
+        short = kept.encode()[:_CUT_NAME].decode(errors="ignore")
+        kept = f"{short}-{hashlib.sha256(kept.encode()).hexdigest()[:8]}"
+    return kept.strip(".") or "_"
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

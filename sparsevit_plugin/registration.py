@@ -19,11 +19,14 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.upstream import import_upstream
 from sparsevit_plugin.versions import installed_version
+
+if TYPE_CHECKING:
+    from sparsevit_plugin.cards import ModelCard
 
 GROUP = "sparsevit_plugin.models"
 _LOG = logging.getLogger(__name__)
@@ -125,6 +128,26 @@ def get_model_class(name: str) -> Callable[..., Any]:
     raise UserError(
         f'unknown model "{name}".{hint} "benco models" lists the {len(registered)} known.'
     )
+
+
+def resolve_model(name: str) -> "tuple[ModelCard | None, Registered]":
+    """Return what a model's name means, wherever one is written.
+
+    Args:
+        name: A card's, a registered model's, or `timm:NAME` for a backbone of timm's.
+
+    Returns:
+        The card, where there is one, and the registered model that it builds.
+
+    Raises:
+        UserError: There is no such model; names the closest.
+    """
+    from sparsevit_plugin.cards import load_model_card
+
+    card = load_model_card(name)
+    registered = card.model if card else name
+    get_model_class(registered)
+    return card, register_all()[registered]
 
 
 def _models() -> dict[str, Callable[..., Any]]:

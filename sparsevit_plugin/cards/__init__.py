@@ -21,6 +21,7 @@ from sparsevit_plugin.cards.models import (
     load_model_card,
     read_model_card,
 )
+from sparsevit_plugin.cards.timm_words import is_timm_word
 
 __all__ = [
     "DatasetCard",
@@ -29,6 +30,7 @@ __all__ = [
     "WeightFile",
     "card_names",
     "dataset_card_names",
+    "is_timm_word",
     "load_dataset_card",
     "load_model_card",
     "read_model_card",

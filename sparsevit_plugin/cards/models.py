@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from sparsevit_plugin.cards.reading import Strict, check_card, find_cards, read_yaml
+from sparsevit_plugin.cards.timm_words import is_timm_word, timm_card
 from sparsevit_plugin.errors import UserError, suggest
 
 Fit: TypeAlias = Literal["resize", "pad", "grid"]
@@ -30,6 +31,8 @@ class WeightFile(Strict):
         sha256: The hash that every copy must have, None where that is unknown.
         needed: Whether training as published starts from it. Of several needed files of one
             argument the first that is found is taken.
+        hub: Where the Hugging Face Hub has it, OWNER/NAME/FILE; it is fetched from there where
+            `--weights-root` does not hold it. Empty where it is not there.
         notes: What a user must know before choosing it.
     """
 
@@ -38,6 +41,7 @@ class WeightFile(Strict):
     where: str
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     needed: bool = True
+    hub: str = Field(default="", pattern=r"^([\w.-]+/[\w.-]+/[\w.-]+)?$")
     notes: str = ""
 
 
@@ -162,11 +166,14 @@ class ModelCard(Strict):
 
 
 def load_model_card(name: str) -> ModelCard | None:
-    """Return the card called `name`, None where there is none.
+    """Return the card called `name`, None where there is none; `timm:NAME` makes its own.
 
     Raises:
-        UserError: When the card is wrong; names the file, the line and the field.
+        UserError: When the card is wrong; names the file, the line and the field. When timm has no
+            such backbone; names the closest three.
     """
+    if is_timm_word(name):
+        return timm_card(name)
     file = find_cards("model").get(name)
     return None if file is None else read_model_card(file)
 

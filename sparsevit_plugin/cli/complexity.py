@@ -1,6 +1,7 @@
 """`benco complexity`: parameters, MACs, FLOPs and activation memory of models, counted alike."""
 
 import argparse
+import contextlib
 import fnmatch
 import io
 import sys
@@ -172,7 +173,7 @@ def _scored(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable
     known = set(_model_names(ALL, args.imports))
     if args.models:
         models = _model_names(args.models, args.imports)
-    counted = [name for name in models if name in known]
+    counted = [name for name in models if name in known or _is_backbone(name)]
     return with_scores(_counted(args, counted, sides), table)
 
 
@@ -192,9 +193,9 @@ def _model_names(text: str, imports: Sequence[str]) -> list[str]:
     Raises:
         UserError: A word means no model, or an import fails.
     """
-    from sparsevit_plugin.cards import card_names
+    from sparsevit_plugin.cards import card_names, is_timm_word
     from sparsevit_plugin.cli.models import is_localiser
-    from sparsevit_plugin.registration import import_user, register_all
+    from sparsevit_plugin.registration import import_user, register_all, resolve_model
 
     register_all()
     import_user(list(imports))
@@ -205,6 +206,10 @@ def _model_names(text: str, imports: Sequence[str]) -> list[str]:
     known = list(dict.fromkeys([*card_names(), *others]))
     found: list[str] = []
     for word in filter(None, (word.strip() for word in text.split(","))):
+        if is_timm_word(word):
+            resolve_model(word)
+            found.append(word)
+            continue
         chosen = known if word == ALL else fnmatch.filter(known, word)
         if not chosen:
             hint = suggest(word, known)
@@ -213,6 +218,19 @@ def _model_names(text: str, imports: Sequence[str]) -> list[str]:
     if not found:
         raise UserError("--models names no model: give all, names or patterns")
     return list(dict.fromkeys(found))
+
+
+def _is_backbone(label: str) -> bool:
+    """Say whether a row's label is a word for a backbone of timm's, and so has a cost."""
+    from sparsevit_plugin.cards import is_timm_word
+    from sparsevit_plugin.registration import resolve_model
+
+    if not is_timm_word(label):
+        return False
+    with contextlib.suppress(UserError):  # a checkpoint's label, timm:NAME@FILE
+        resolve_model(label)
+        return True
+    return False
 
 
 def _check(args: argparse.Namespace, sides: Sequence[int | None]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from sparsevit_plugin.cards import ModelCard, card_names, load_model_card
 from sparsevit_plugin.cli.probe import ProbeResult, probe
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.registration import Registered, get_model_class, import_user, register_all
+from sparsevit_plugin.registration import Registered, import_user, register_all, resolve_model
 
 _SECONDS = 180.0
 
@@ -134,8 +134,7 @@ def _card(name: str) -> ModelCard | None:
 def _probe(args: argparse.Namespace) -> int:
     names = args.probe or list(register_all())
     for name in names:
-        card = _card(name)
-        get_model_class(card.model if card else name)
+        resolve_model(name)
     results = probe(names, timeout=args.timeout, jobs=args.jobs, imports=args.imports)
     if args.json:
         print(json.dumps([asdict(result) for result in results], indent=2))

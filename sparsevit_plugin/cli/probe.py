@@ -128,15 +128,13 @@ def block_network() -> None:
 
 
 def _child(name: str, imports: list[str]) -> None:
-    from sparsevit_plugin.cards import load_model_card
-    from sparsevit_plugin.registration import get_model_class, import_user, register_all
+    from sparsevit_plugin.registration import import_user, register_all, resolve_model
 
     block_network()
     register_all()
     import_user(imports)
-    card = load_model_card(name)
-    constructor = get_model_class(card.model if card else name)
-    result = build_and_measure(name, constructor, card.arguments if card else {})
+    card, registered = resolve_model(name)
+    result = build_and_measure(name, registered.constructor, card.arguments if card else {})
     print(json.dumps(asdict(result)))
 
 

@@ -112,9 +112,10 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--weights",
-        choices=("card", "none"),
+        choices=("card", "hub", "none"),
         default="card",
-        help="start from the files that each card names, or from random weights (default: card)",
+        help="start from the files that each card names, from those on the Hugging Face Hub alone, "
+        "or from random weights (default: card)",
     )
     group.add_argument(
         "--runs", default="runs", metavar="DIR", help="everything goes to DIR/PROTOCOL (runs)"

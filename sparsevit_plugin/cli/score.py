@@ -213,7 +213,7 @@ def _read_set(
 
 def _folder(args: argparse.Namespace) -> Path:
     """Return the run's folder; its rows stand in `results/` below it."""
-    from sparsevit_plugin.protocol.folder import file_name
+    from sparsevit_plugin.files import file_name
 
     if args.output_dir is not None:
         return Path(args.output_dir)

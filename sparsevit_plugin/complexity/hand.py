@@ -136,11 +136,12 @@ def _block_macs(block: nn.Module, height: int, width: int, channels: int) -> int
 def _head_macs(model: nn.Module, image_size: Sequence[int]) -> int:
     """Count the head: a projection for each tap of another width, and one to a single channel."""
     from sparsevit_plugin.model.backbone import grid_size
+    from sparsevit_plugin.model.head import FusionHead
     from sparsevit_plugin.model.sparsevit import SparseViT
 
     assert isinstance(model, SparseViT)  # noqa: S101 - hand_products has looked
     head = model.lmu
-    if head.fusion not in ("lff", "sum"):
+    if not isinstance(head, FusionHead) or head.fusion not in ("lff", "sum"):
         raise UserError(f'hand count: no formula for head "{head.fusion}", only for lff and sum')
     dim = head.conv_last.in_channels
     total = 0

@@ -22,7 +22,7 @@ from PIL import Image
 
 from sparsevit_plugin.cards import load_model_card
 from sparsevit_plugin.complexity import TORCH_COUNTER, Complexity, count
-from sparsevit_plugin.files import parse_json, write_json_atomic
+from sparsevit_plugin.files import file_name, parse_json, write_json_atomic
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.datasets import collate
 from sparsevit_plugin.harness.evaluate import model_inputs, refuse_bad
@@ -74,7 +74,7 @@ def cached_count(
     content = _content(cfg, counter)
     text = json.dumps(content, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    file = Path(folder) / f"{cfg.model}-{cfg.image_size}-{digest}.json"
+    file = Path(folder) / f"{file_name(cfg.model)}-{cfg.image_size}-{digest}.json"
     found = _read_cached(file)
     if found is None:
         found = count_config(cfg, counter)

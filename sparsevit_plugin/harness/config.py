@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from sparsevit_plugin import registration
 from sparsevit_plugin.backends.choices import INT8, SPELLINGS, TORCH, settle
-from sparsevit_plugin.cards import ModelCard, load_model_card
+from sparsevit_plugin.cards import ModelCard
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness import arguments, options, weight_files
 from sparsevit_plugin.harness.arguments import Argument
@@ -113,6 +113,7 @@ class Config:
     min_lr: float
     warmup_epochs: float
     weight_decay: float
+    layer_decay: float | None
     clip_grad: float | None
     seed: int
     resume: str
@@ -154,14 +155,16 @@ class Config:
     def result_options(self) -> dict[str, object]:
         """Return those of `options` that can change the numbers.
 
-        What belongs to detection counts there only, so that runs from before it was there keep
-        their identity.
+        What belongs to detection counts there only, and what came later only away from its default,
+        so that runs from before it was there keep their identity.
         """
         apart = OF_DETECTION if self.task == LOCALIZATION else ()
         return {
             name: value
             for name, value in self.options().items()
-            if BY_NAME[name].affects_results and name not in apart
+            if BY_NAME[name].affects_results
+            and name not in apart
+            and not (BY_NAME[name].came_later and value == BY_NAME[name].default)
         }
 
     def hash(self) -> str:
@@ -286,9 +289,8 @@ def resolve(
     registration.register_all()
     registration.import_user([*_texts(flags.values, "imports"), *(named.imports if named else ())])
     model = _model_name(verb, flags, [named.options if named else {}, record.options])
-    card = load_model_card(model)
-    registered = card.model if card else model
-    constructor = registration.get_model_class(registered)
+    card, found = registration.resolve_model(model)
+    registered, constructor = found.name, found.constructor
     recipe = named or load_recipe(card.recipe if card and card.recipe else NO_RECIPE)
     if not named:
         registration.import_user(list(recipe.imports))

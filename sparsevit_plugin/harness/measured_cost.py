@@ -30,7 +30,7 @@ import torch
 from sparsevit_plugin.backends.choices import TORCH
 from sparsevit_plugin.backends.from_config import choice_of
 from sparsevit_plugin.cards import load_model_card
-from sparsevit_plugin.files import parse_json, write_json_atomic
+from sparsevit_plugin.files import file_name, parse_json, write_json_atomic
 from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
 from sparsevit_plugin.harness.config import Config, resolve
 from sparsevit_plugin.harness.devices import accelerator_of
@@ -477,7 +477,7 @@ def _file(content: Mapping[str, Any], folder: Path) -> Path:
     """Return the file of a cost by all that it depends on."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     model = content["model"]
-    return folder / f"{model['model']}-{model['image_size']}-{digest}.json"
+    return folder / f"{file_name(model['model'])}-{model['image_size']}-{digest}.json"
 
 
 def _content(

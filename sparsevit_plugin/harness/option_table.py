@@ -46,6 +46,8 @@ class Option:
         ignored: Why the flag has no meaning here; such a flag is accepted and reported.
         affects_results: Whether two runs that differ in it can give different numbers.
         in_recipe: Whether a recipe may set it.
+        came_later: Whether results were stored before there was this option: at its default it is
+            left out of what names a run, so that these stay found.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Option:
     ignored: str = ""
     affects_results: bool = True
     in_recipe: bool = True
+    came_later: bool = False
 
     @property
     def flag(self) -> str:
@@ -118,10 +121,12 @@ def _model_options() -> list[Option]:
             "str",
             "named",
             "Pretraining weights: only files that a flag or recipe names; card: those that the "
-            "model's card asks for, from --weights-root; none: random weights.",
+            "model's card asks for, from --weights-root, or where the card says so from the "
+            "Hugging Face Hub if it can be reached; hub: these alone, or an error; none: random "
+            "weights.",
             group,
             verbs=TRAIN,
-            choices=("named", "card", "none"),
+            choices=("named", "card", "hub", "none"),
             affects_results=False,
         ),
         Option(
@@ -463,6 +468,21 @@ def _training_options() -> list[Option]:
             verbs=TRAIN,
             upstream=("weight_decay",),
             minimum=0,
+        ),
+        Option(
+            "layer_decay",
+            "float",
+            None,
+            "Factor between the learning rates of one layer and the next above it, as 0.75; the "
+            "head has the full rate. For models whose layers are known (SparseViT, most timm "
+            "backbones).",
+            group,
+            verbs=TRAIN,
+            minimum=0,
+            maximum=1,
+            optional=True,
+            as_upstream=True,
+            came_later=True,
         ),
         Option(
             "clip_grad",

@@ -7,15 +7,48 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.optim import Optimizer
 
+from sparsevit_plugin.errors import UserError
 
-def make_optimizer(model: nn.Module, *, name: str, lr: float, weight_decay: float) -> Optimizer:
+
+def make_optimizer(
+    model: nn.Module,
+    *,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    layer_decay: float | None = None,
+) -> Optimizer:
     """Return timm's optimiser with upstream's settings.
 
     Betas are (0.9, 0.999); biases, norms and other one-dimensional parameters are not decayed.
     PyTorch's fused kernel updates all parameters in one pass, on CPUs too.
+
+    Args:
+        model: What is trained.
+        name: The optimiser.
+        lr: Learning rate.
+        weight_decay: Weight decay.
+        layer_decay: Factor between the learning rates of a layer and of the next; None for one rate
+            everywhere. What a layer is the model's `group_matcher` says, as timm's models do.
+
+    Raises:
+        UserError: Layers are asked for and not known.
     """
+    if layer_decay is not None:
+        matcher = getattr(model, "group_matcher", None)
+        if matcher is None or matcher() is None:
+            raise UserError(
+                f"--layer-decay: the layers of this {type(model).__name__} are not known; leave it "
+                "out (one learning rate everywhere)"
+            )
     return create_optimizer_v2(
-        model, opt=name, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True
+        model,
+        opt=name,
+        lr=lr,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
+        betas=(0.9, 0.999),
+        fused=True,
     )
 
 

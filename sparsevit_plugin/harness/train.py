@@ -271,7 +271,11 @@ class Trainer:
             self.bare = nn.SyncBatchNorm.convert_sync_batchnorm(self.bare)
         lr = absolute_lr(cfg, fabric.world_size)
         optimizer = make_optimizer(
-            self.bare, name=cfg.optimizer, lr=lr, weight_decay=cfg.weight_decay
+            self.bare,
+            name=cfg.optimizer,
+            lr=lr,
+            weight_decay=cfg.weight_decay,
+            layer_decay=cfg.layer_decay,
         )
         self.schedule = WarmupCosine(
             lr=lr, min_lr=cfg.min_lr, warmup_epochs=cfg.warmup_epochs, epochs=cfg.epochs

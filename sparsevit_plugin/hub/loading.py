@@ -39,7 +39,7 @@ def load(
         UserError: There is no such model, it says not which it is, or the weights do not fit it.
     """
     from sparsevit_plugin.model.weights import load_into
-    from sparsevit_plugin.registration import get_model_class
+    from sparsevit_plugin.registration import resolve_model
 
     how = {
         "revision": revision,
@@ -55,7 +55,7 @@ def load(
             f"{path_or_repo_id}: does not say which model it is of: build the model, then load "
             f"the weights by sparsevit_plugin.model.weights.load_into(model, {str(weights)!r})"
         )
-    kind = get_model_class(config.model)
+    kind = resolve_model(config.model)[1].constructor
     refuse_strange(config, kind, str(path_or_repo_id))
     model = kind(**{**config.arguments, **arguments})
     load_into(model, weights)

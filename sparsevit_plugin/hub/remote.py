@@ -101,6 +101,25 @@ def fetch(name: str, **how: Any) -> Path:  # noqa: ANN401 (of huggingface_hub)
     return folder
 
 
+def fetch_file(name: str, file: str) -> Path:
+    """Fetch one file of a repository into Hugging Face's cache, or find it there.
+
+    What is in the cache is taken without asking the Hub.
+
+    Raises:
+        UserError: It is not there and cannot be fetched.
+    """
+    import huggingface_hub
+
+    kept = huggingface_hub.try_to_load_from_cache(name, file)
+    if isinstance(kept, str):
+        return Path(kept)
+    with hub_errors(f"{file} of {name}: not fetched from Hugging Face"):
+        # Asked once first: a download tries for half a minute where there is no network.
+        huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(name, file))
+        return Path(huggingface_hub.hf_hub_download(name, file))
+
+
 def push(
     folder: str | Path,
     name: str,

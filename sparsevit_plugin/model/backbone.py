@@ -159,6 +159,19 @@ class SparseViTBackbone(nn.Module):
             self.norm3 = nn.LayerNorm(embed_dim[2], eps=NORM_EPSILON)
         self.norm4 = nn.LayerNorm(embed_dim[3], eps=NORM_EPSILON)
 
+    def stage_maps(self, image: Tensor) -> list[Tensor]:
+        """Return the last map of every stage, B x C x h x w at 1/4, 1/8, 1/16 and 1/32.
+
+        Those of stages 3 and 4 are normalised. The sides are rounded up.
+        """
+        first, second = self._convolve(image)
+        grids3 = self._attend(self.patch_embed3(second), self.blocks3, self.taps3)
+        grids4 = self._attend(
+            self.patch_embed4(channels_first(grids3[-1])), self.blocks4, self.taps4
+        )
+        last = (self.norm3(grids3[-1]), self.norm4(grids4[-1]))
+        return [first, second, *map(channels_first, last)]
+
     def forward(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return the taps of stage 3 and of stage 4.
 
@@ -172,14 +185,7 @@ class SparseViTBackbone(nn.Module):
             before its normalisation. With `last_only` the first list is empty and the second holds
             one grid.
         """
-        maps = image
-        for embed, blocks in (
-            (self.patch_embed1, self.blocks1),
-            (self.patch_embed2, self.blocks2),
-        ):
-            maps = channels_first(embed(maps))
-            for block in blocks:
-                maps = block(maps)
+        maps = self._convolve(image)[-1]
         grids3 = self._attend(self.patch_embed3(maps), self.blocks3, self.taps3)
         grids4 = self._attend(
             self.patch_embed4(channels_first(grids3[-1])), self.blocks4, self.taps4
@@ -188,6 +194,19 @@ class SparseViTBackbone(nn.Module):
         if self.last_only:
             return [], [last]
         return [*grids3[:-1], self.norm3(grids3[-1])], [*grids4[:-1], last]
+
+    def _convolve(self, image: Tensor) -> list[Tensor]:
+        """Run stages 1 and 2; return the last map of each."""
+        maps, found = image, []
+        for embed, blocks in (
+            (self.patch_embed1, self.blocks1),
+            (self.patch_embed2, self.blocks2),
+        ):
+            maps = channels_first(embed(maps))
+            for block in blocks:
+                maps = block(maps)
+            found.append(maps)
+        return found
 
     def _attend(self, grid: Tensor, blocks: nn.ModuleList, taps: Sequence[int]) -> list[Tensor]:
         """Run a stage and return the grids behind the blocks in `taps`."""

@@ -26,10 +26,10 @@ from sparsevit_plugin.model.blocks import (
     channels_first,
     channels_last,
 )
-from sparsevit_plugin.model.head import FusionHead, enlarge
+from sparsevit_plugin.model.head import FusionHead, MlpDecoder, enlarge
 from sparsevit_plugin.model.kernels import linear
 from sparsevit_plugin.model.packed import pack_layers
-from sparsevit_plugin.model.sparsevit import enlarge_logits, pool, with_features
+from sparsevit_plugin.model.sparsevit import MLP_STRIDE, enlarge_logits, pool, with_features
 
 if TYPE_CHECKING:
     from sparsevit_plugin.model.sparsevit import SparseViT
@@ -197,7 +197,7 @@ class FusedSparseViT(nn.Module):
             )
             self.norm3 = None if net.last_only else _frozen(net.norm3)
             self.norm4 = _frozen(net.norm4)
-            self.head = FusedHead(model.lmu, [width for part in net.tap_widths() for width in part])
+            self.head = _fused_head(model.lmu, [n for part in net.tap_widths() for n in part])
         self.eval()
 
     def pack(self) -> "FusedSparseViT":
@@ -231,9 +231,8 @@ class FusedSparseViT(nn.Module):
         """Return the map before the sigmoid, B x 1 x H x W, in single precision."""
         height, width = image.shape[-2:]
         seen = with_features(image.to(next(self.embeds.parameters()).dtype), self.features)
-        grid = self._embed(0, seen)
-        grid = self._embed(1, channels_first(self._run(0, grid)))
-        grid = self._run(1, grid)
+        first = self._run(0, self._embed(0, seen))
+        grid = self._run(1, self._embed(1, channels_first(first)))
         taps3 = self._tapped(2, self._embed(2, channels_first(grid)), self.taps3)
         taps4 = self._tapped(3, self._embed(3, channels_first(taps3[-1])), self.taps4)
         taps4[-1] = self.norm4(taps4[-1])
@@ -242,6 +241,9 @@ class FusedSparseViT(nn.Module):
             taps3, taps4 = [], taps4[-1:]
         else:
             taps3[-1] = self.norm3(taps3[-1])
+        if isinstance(self.head, MlpDecoder):
+            maps = [channels_first(one) for one in (first, grid, taps3[-1], taps4[-1])]
+            return enlarge_logits(self.head(maps).float(), height, width, MLP_STRIDE)
         return enlarge_logits(self.head(taps3, taps4, size).float(), height, width)
 
     def _embed(self, stage: int, maps: Tensor) -> Tensor:
@@ -283,6 +285,11 @@ def _normalise(grid: Tensor, epsilon: float = NORM_EPSILON) -> Tensor:
 
 def _embeds(net: SparseViTBackbone) -> tuple[PatchEmbed, ...]:
     return net.patch_embed1, net.patch_embed2, net.patch_embed3, net.patch_embed4
+
+
+def _fused_head(head: FusionHead | MlpDecoder, widths: Sequence[int]) -> nn.Module:
+    """Fold a fusion head; a decoder is taken as it is."""
+    return _frozen(head) if isinstance(head, MlpDecoder) else FusedHead(head, widths)
 
 
 def _frozen(module: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
-"""Heads that turn the backbone's taps into one map of logits at 1/16 of the image's size.
+"""Heads that turn a backbone's maps into one map of logits.
 
-"lff" is the paper's Learnable Feature Fusion; the others are the plain fusions it is compared with.
+"lff" is the paper's Learnable Feature Fusion; "sum", "concat" and "last" are the plain fusions it
+is compared with, and "mlp" is SegFormer's decoder, which reads the last map of every stage.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,11 @@ from torch import Tensor, nn
 from sparsevit_plugin.model.blocks import NORM_EPSILON, channels_first, channels_last
 from sparsevit_plugin.model.choices import check_choice
 
-HEADS = ("lff", "sum", "concat", "last")
+FUSIONS = ("lff", "sum", "concat", "last")
+"""What `FusionHead` does with its taps."""
+
+MLP = "mlp"
+HEADS = (*FUSIONS, MLP)
 
 
 class FusionHead(nn.Module):
@@ -22,7 +27,7 @@ class FusionHead(nn.Module):
 
     Every tap whose width is not `dim` goes through its own 1 x 1 convolution `conv_layer{i}` first,
     i being the number of the tap from 1; taps of stage 4 are brought to the grid of stage 3
-    bilinearly.
+    bilinearly. A plain ViT has taps of one resolution alone: they stand as those of stage 3.
 
     Args:
         widths3: Channels of each tap of stage 3.
@@ -43,7 +48,7 @@ class FusionHead(nn.Module):
         lff_init: float = 1e-6,
     ) -> None:
         super().__init__()
-        check_choice("head", fusion, HEADS)
+        check_choice("head", fusion, FUSIONS)
         widths = (*widths3, *widths4)
         self.fusion = fusion
         self.taps3, self.taps = len(widths3), len(widths)
@@ -99,6 +104,8 @@ class FusionHead(nn.Module):
         projection: products of weights with scales of 1e-6 would underflow in half precision.
         """
         scaled = [self._scale(number, tap) for number, tap in enumerate([*taps3, *taps4], start=1)]
+        if len(scaled) == self.taps3:  # nothing to enlarge
+            return reduce(add, scaled)
         fused = enlarge(reduce(add, scaled[self.taps3 :]), size)
         return reduce(add, scaled[: self.taps3], fused)
 
@@ -111,6 +118,42 @@ class FusionHead(nn.Module):
         if self.fusion == "lff":
             maps = maps * getattr(self, f"gamma{number}")[:, None, None]
         return maps
+
+
+class MlpDecoder(nn.Module):
+    """SegFormer's decoder: maps of several resolutions to one map of logits at the finest's.
+
+    Xie et al., "SegFormer", NeurIPS 2021, https://arxiv.org/abs/2105.15203, section 3.2: every map
+    is projected to one width and brought to the size of the finest, and all are fused by one layer.
+
+    Args:
+        widths: Channels of each map, the finest first.
+        dim: Channels to which each is projected.
+        dropout: Share of the fused channels that are dropped while training.
+    """
+
+    fusion = MLP
+
+    def __init__(self, widths: Sequence[int], dim: int = 256, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(width, dim, 1) for width in widths)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(dim * len(widths), dim, 1, bias=False),
+            nn.BatchNorm2d(dim),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(dropout),
+        )
+        self.classifier = nn.Conv2d(dim, 1, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return logits of B x 1 x h x w for maps of B x C x h x w, the first the finest."""
+        size = maps[0].shape[-2:]
+        projected = [
+            F.interpolate(layer(one), size=size, mode="bilinear", align_corners=False)
+            for layer, one in zip(self.projections, maps, strict=True)
+        ]
+        result: Tensor = self.classifier(self.fuse(torch.cat(projected, dim=1)))
+        return result
 
 
 def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:

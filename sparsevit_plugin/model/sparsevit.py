@@ -27,7 +27,7 @@ from sparsevit_plugin.model.backbone import (
 )
 from sparsevit_plugin.model.blocks import initialise
 from sparsevit_plugin.model.choices import EXTRACTORS, check_choice
-from sparsevit_plugin.model.head import HEADS, FusionHead
+from sparsevit_plugin.model.head import HEADS, MLP, FusionHead, MlpDecoder
 from sparsevit_plugin.model.hub import HubModel
 from sparsevit_plugin.model.weights import KEEP, LoadReport, load_uniformer
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 LOGIT_STRIDE = 16
 """Side, in pixels, of the patch of the image behind one logit before interpolation."""
+
+MLP_STRIDE = 4
+"""The same with the head "mlp"."""
 
 POOLINGS = ("max", "mean")
 
@@ -60,7 +63,8 @@ class SparseViT(nn.Module, HubModel):
         sparsity: "rate": a rate is the stride of the attention at any image size (the paper's
             definition). "group": a rate fixes the size of the groups, as in IMDLBenCo, so that the
             stride grows with the image. They are equal at 512 x 512.
-        head: "lff" (Learnable Feature Fusion), "sum", "concat" or "last".
+        head: "lff" (Learnable Feature Fusion), "sum", "concat", "last", or "mlp": SegFormer's
+            decoder on the last map of each of the four stages, which reads no other taps.
         lff_dim: Channels of the fused map.
         taps3: Numbers (from 1) of the blocks of stage 3 that the head reads, besides the last,
             which it always reads. Empty: the last of each segment (of each run of equal rates,
@@ -131,7 +135,11 @@ class SparseViT(nn.Module, HubModel):
             layer_scale_init=layer_scale_init,
             last_only=head == "last",
         )
-        self.lmu = FusionHead(*self.encoder_net.tap_widths(), lff_dim, head, lff_init)
+        self.lmu: FusionHead | MlpDecoder = (
+            MlpDecoder(widths, lff_dim)
+            if head == MLP
+            else FusionHead(*self.encoder_net.tap_widths(), lff_dim, head, lff_init)
+        )
         initialise(self)
         if pretrained_path:
             self.load_report = load_uniformer(self.encoder_net, pretrained_path, pretrained_keep)
@@ -181,12 +189,16 @@ class SparseViT(nn.Module, HubModel):
     def logits(self, image: Tensor) -> Tensor:
         """Return the map before the sigmoid, B x 1 x H x W, in single precision under autocast."""
         height, width = image.shape[-2:]
-        taps3, taps4 = self.encoder_net(with_features(image, self.features))
-        size = grid_size(height, width, stage=3)
-        small = self.lmu(taps3, taps4, size)
+        seen = with_features(image, self.features)
+        if isinstance(self.lmu, MlpDecoder):
+            small = self.lmu(self.encoder_net.stage_maps(seen))
+            stride = MLP_STRIDE
+        else:
+            small = self.lmu(*self.encoder_net(seen), grid_size(height, width, stage=3))
+            stride = LOGIT_STRIDE
         if small.dtype in (torch.float16, torch.bfloat16):
             small = small.float()
-        return enlarge_logits(small, height, width)
+        return enlarge_logits(small, height, width, stride)
 
     def checkpoint_activations(self, on: bool = True) -> None:
         """Keep only the input of each attention block for the backward pass, in training.
@@ -209,6 +221,19 @@ class SparseViT(nn.Module, HubModel):
     def group_sizes(self, height: int, width: int) -> list[GroupSize]:
         """List the group sizes of every sparse block for an image size in pixels."""
         return self.encoder_net.group_sizes(height, width)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Say which parameters are one layer, for layer-wise learning rates (timm's convention).
+
+        The first embedding; then every block, and the embedding before a stage as a layer of its
+        own, in their order; what matches nothing (norms behind a stage, head) is the last.
+
+        Args:
+            coarse: Whether a stage is one layer.
+        """
+        embed = (r"^encoder_net\.patch_embed(\d)", None if coarse else (-1,))
+        block = r"^encoder_net\.blocks(\d)" if coarse else r"^encoder_net\.blocks(\d)\.(\d+)"
+        return {"stem": r"^encoder_net\.patch_embed1", "blocks": [embed, (block, None)]}
 
     def _put_in_front(self, extractor: str) -> nn.Module | None:
         """Let the network read an extractor's channels behind the image's; return the extractor."""
@@ -236,13 +261,13 @@ def with_features(image: Tensor, features: nn.Module | None) -> Tensor:
     return torch.cat([image, features(image).to(image.dtype)], dim=1)
 
 
-def enlarge_logits(small: Tensor, height: int, width: int) -> Tensor:
-    """Bring logits at 1/16 of the image's size to it, B x 1 x height x width, bilinearly.
+def enlarge_logits(small: Tensor, height: int, width: int, stride: int = LOGIT_STRIDE) -> Tensor:
+    """Bring logits at 1/stride of the image's size to it, B x 1 x height x width, bilinearly.
 
-    Where 16 does not divide a side the grid is larger than the image, and is cropped.
+    Where the stride does not divide a side the grid is larger than the image, and is cropped.
     """
     rows, columns = small.shape[-2:]
-    padded = (rows * LOGIT_STRIDE, columns * LOGIT_STRIDE)
+    padded = (rows * stride, columns * stride)
     large = F.interpolate(small, size=padded, mode="bilinear", align_corners=False)
     return large[..., :height, :width]
 

@@ -14,7 +14,6 @@
         complexity/            counted parameters and MACs
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -30,8 +29,6 @@ from sparsevit_plugin.files import parse_json, write_json_atomic
 from sparsevit_plugin.results.store import Store
 
 RECORD = "cell.json"
-_LONGEST_NAME = 180  # bytes; suffixes and the names of temporary files come on top of it
-_CUT_NAME = 160
 
 
 class ProtocolFolder:
@@ -191,15 +188,3 @@ def timed_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} ({platform.machine()}, {os.cpu_count()} processors)"
-
-
-def file_name(text: str) -> str:
-    """Return a text as a file's name: what is not a letter, digit, dot, hyphen or @ becomes `_`.
-
-    What file systems would refuse as too long is cut, and told apart by a hash.
-    """
-    kept = "".join(sign if sign.isalnum() or sign in ".-_@" else "_" for sign in text)
-    if len(kept.encode()) > _LONGEST_NAME:
-        short = kept.encode()[:_CUT_NAME].decode(errors="ignore")
-        kept = f"{short}-{hashlib.sha256(kept.encode()).hexdigest()[:8]}"
-    return kept.strip(".") or "_"

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sparsevit_plugin.cards import ModelCard
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import sha256_file
+from sparsevit_plugin.files import file_name, sha256_file
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.data_paths import read_data_path
 from sparsevit_plugin.harness.perturb import named_settings
@@ -19,7 +19,7 @@ from sparsevit_plugin.harness.pipeline import named_weights
 from sparsevit_plugin.harness.sources import Source, each_once, fingerprint
 from sparsevit_plugin.harness.testing import without_pretraining
 from sparsevit_plugin.protocol.fingerprints import content_fingerprint
-from sparsevit_plugin.protocol.folder import ProtocolFolder, file_name
+from sparsevit_plugin.protocol.folder import ProtocolFolder
 from sparsevit_plugin.protocol.keys import (
     digest,
     testing_content,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.model.sparsevit import with_features
+from sparsevit_plugin.model.sparsevit import soft_dice_loss, with_features
 from sparsevit_plugin.model.weights import LoadReport
 from sparsevit_plugin.zoo.pretrained import load_pretrained
 
@@ -26,12 +26,14 @@ class Localiser:
         stride: The sides of an image must be multiples of this.
         input_head: The extractor, where there is one.
         load_report: Which pretrained tensors it started from; None for random weights.
+        dice_weight: Weight of a soft Dice loss beside the binary cross-entropy.
     """
 
     extractor: ClassVar[str] = ""
     stride: ClassVar[int] = 1
     input_head: nn.Module | None
     load_report: LoadReport | None = None
+    dice_weight: float = 0.0
 
     def logits(self, image: Tensor) -> Tensor:
         """Return the map before the sigmoid, (B, 1, H, W), for images of shape (B, 3, H, W)."""
@@ -49,8 +51,9 @@ class Localiser:
             **kwargs: Not used; a batch may hold more than this model reads.
 
         Returns:
-            `backward_loss` (binary cross-entropy, or None without a mask), `pred_mask` (B, 1, H, W)
-            in [0, 1], `pred_label` None, and `visual_loss` and `visual_image` for the log.
+            `backward_loss` (binary cross-entropy, and Dice where asked for; None without a mask),
+            `pred_mask` (B, 1, H, W) in [0, 1], `pred_label` None, and `visual_loss` and
+            `visual_image` for the log.
 
         Raises:
             UserError: The size of the images is not a multiple of `stride`.
@@ -61,15 +64,18 @@ class Localiser:
                 f"{type(self).__name__} takes images whose sides are multiples of {self.stride}, "
                 f"not {height} x {width}: change --image-size"
             )
-        return output_of(self.logits(image), mask)
+        return output_of(self.logits(image), mask, self.dice_weight)
 
     def with_features(self, image: Tensor) -> Tensor:
         """Return the image with the extractor's channels behind its own."""
         return with_features(image, self.input_head)
 
 
-def output_of(logits: Tensor, mask: Tensor | None) -> dict[str, Any]:
-    """Return IMDLBenCo's output for logits (B, 1, H, W); the loss is the binary cross-entropy."""
+def output_of(logits: Tensor, mask: Tensor | None, dice_weight: float = 0.0) -> dict[str, Any]:
+    """Return IMDLBenCo's output for logits (B, 1, H, W).
+
+    The loss is the binary cross-entropy, and a soft Dice loss as often as `dice_weight` says.
+    """
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     probability = torch.sigmoid(logits)
@@ -77,8 +83,13 @@ def output_of(logits: Tensor, mask: Tensor | None) -> dict[str, Any]:
     if mask is not None:
         target = mask.to(logits.dtype)
         losses["predict_loss"] = F.binary_cross_entropy_with_logits(logits, target)
+        if dice_weight:
+            losses["dice_loss"] = soft_dice_loss(probability, target)
+    total = losses.get("predict_loss")
+    if total is not None and dice_weight:
+        total = total + dice_weight * losses["dice_loss"]
     return {
-        "backward_loss": losses.get("predict_loss"),
+        "backward_loss": total,
         "pred_mask": probability,
         "pred_label": None,
         "visual_loss": losses,

@@ -23,6 +23,7 @@ from sparsevit_plugin.cards.datasets import DatasetCard
 from sparsevit_plugin.cards.models import read_model_card
 from sparsevit_plugin.cards.reading import find_cards, read_card
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import file_name
 from sparsevit_plugin.harness import ladders
 from sparsevit_plugin.harness.checkpoint import RESUME_NAME, TrainingState, load_state, save_state
 from sparsevit_plugin.harness.images import decode_image, decode_mask, decode_upright, upright_size
@@ -39,7 +40,6 @@ from sparsevit_plugin.harness.sources import each_once, fingerprint, hold_out, r
 from sparsevit_plugin.harness.testing import checkpoint_facts, recorded_settings
 from sparsevit_plugin.hub.config import read_config
 from sparsevit_plugin.model.weights import load_into, read_checkpoint, save_safetensors
-from sparsevit_plugin.protocol.folder import file_name
 from sparsevit_plugin.protocol.schema import load_protocol
 from sparsevit_plugin.results.published import Published
 from sparsevit_plugin.results.store import Store

@@ -6,11 +6,14 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from timm.models import group_parameters
 
 from sparsevit_plugin.cards import card_names, load_model_card
 from sparsevit_plugin.cards.reading import REGISTRY_VARIABLE, forget_cards
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.config import resolve
+from sparsevit_plugin.model.head import FusionHead
+from sparsevit_plugin.model.sparsevit import SparseViT_tiny
 from sparsevit_plugin.registration import get_model_class
 from sparsevit_plugin.zoo.timm_localiser import TimmLocaliser
 from tests.zoo.localisers import build, check_contract, make_item, no_network, side_of
@@ -21,6 +24,20 @@ __all__ = ["no_network"]
 CARDS = [name for name in card_names() if load_model_card(name).model == "TimmLocaliser"]
 # Maps in channels-last order, plain maps, tokens of one level, a stem at half size.
 KINDS = ("mambaout_femto", "convnext_atto", "test_vit", "test_efficientnet")
+
+SMALLEST = {
+    "resnet18": {},
+    "convnext_atto": {},
+    "swin_tiny_patch4_window7_224": {
+        "backbone_arguments": "{embed_dim: 16, depths: [1, 1, 2, 1], num_heads: [1, 2, 4, 8]}"
+    },
+    "vit_tiny_patch16_224": {"backbone_arguments": "{depth: 4}"},
+    "vit_small_patch14_dinov2": {"backbone_arguments": "{depth: 4, embed_dim: 96, num_heads: 2}"},
+    "vit_small_patch16_dinov3": {"backbone_arguments": "{depth: 4, embed_dim: 96, num_heads: 2}"},
+    "eva02_tiny_patch14_224": {"backbone_arguments": "{depth: 4}"},
+    "hieradet_small": {"backbone_arguments": "{embed_dim: 16}"},
+}
+"""The smallest of each kind: CNNs, Swin, plain ViTs, DINOv2 and v3, EVA, a hierarchical ViT."""
 
 
 def test_the_shipped_rows_say_that_they_are_no_published_model():
@@ -60,15 +77,116 @@ def test_a_card_alone_makes_a_row(tmp_path, monkeypatch):
     cfg = resolve("train", ["--model", "plain_mobilenet", "--data-path", "x"])
     model = get_model_class(load_model_card("plain_mobilenet").model)(**cfg.model_arguments)
     assert model.backbone_name == "mobilenetv3_small_050"
-    assert model.classifier.in_channels == 16
+    assert model.head.classifier.in_channels == 16
 
 
-def test_the_head_is_segformers():
+def test_the_decoder_is_segformers():
     """One projection a level to the width, one fusing layer of the concatenation, one logit."""
     model = TimmLocaliser("convnext_atto", width=24)
-    assert [layer.in_channels for layer in model.projections] == [40, 80, 160, 320]
-    assert model.fuse[0].weight.shape == (24, 4 * 24, 1, 1)
-    assert model.classifier.weight.shape == (1, 24, 1, 1)
+    assert [layer.in_channels for layer in model.head.projections] == [40, 80, 160, 320]
+    assert model.head.fuse[0].weight.shape == (24, 4 * 24, 1, 1)
+    assert model.head.classifier.weight.shape == (1, 24, 1, 1)
+
+
+@pytest.mark.parametrize("head", ["mlp", "lff"])
+@pytest.mark.parametrize(("backbone", "own"), SMALLEST.items())
+def test_the_smallest_of_each_kind_trains_with_both_heads(backbone, own, head):
+    torch.manual_seed(0)
+    check_contract(TimmLocaliser(backbone, width=8, head=head, **own), 64)
+
+
+def test_the_fusion_head_is_sparsevits_own_at_its_own_strides():
+    model = TimmLocaliser("convnext_atto", width=24, head="lff")
+    assert type(model.head) is FusionHead
+    assert (model.strides, model.channels) == ([16, 32], [160, 320])
+    assert model.head.gamma1.shape == (24,)
+    assert torch.equal(model.head.gamma1[:3], SparseViT_tiny().lmu.gamma1[:3])
+
+
+def test_a_plain_vit_gives_four_evenly_spaced_blocks_behind_its_norm():
+    model = TimmLocaliser("vit_tiny_patch16_224", width=8, head="lff").eval()
+    assert model.backbone.out_indices == [2, 5, 8, 11]
+    assert (model.strides, model.head.taps3) == ([16] * 4, 4)
+    whole = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True).eval()
+    whole.load_state_dict(model.backbone.model.state_dict(), strict=False)
+    image = make_item(64)["image"]
+    with torch.no_grad():
+        wanted = whole.forward_intermediates(
+            image, indices=[2, 5, 8, 11], norm=True, intermediates_only=True
+        )
+        found = model.backbone(image)
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
+def test_the_fusion_head_refuses_a_backbone_without_its_strides():
+    with pytest.raises(UserError, match="gives 1/2, 1/4, 1/8, 1/16: take --head mlp"):
+        TimmLocaliser("test_efficientnet", head="lff", backbone_arguments="{output_stride: 16}")
+
+
+@pytest.mark.parametrize("extractor", ["sobel", "srm", "bayar", "fft", "dct"])
+def test_the_toolkits_extractors_stand_in_front(extractor):
+    torch.manual_seed(0)
+    model = TimmLocaliser("convnext_atto", width=8, extractor=extractor)
+    more = {"sobel": 1, "srm": 9}.get(extractor, 3)
+    assert model.backbone.stem_0.in_channels == 3 + more
+    check_contract(model, 64)
+
+
+def test_with_an_extractor_the_files_kernels_of_the_image_are_kept(tmp_path):
+    torch.manual_seed(2)
+    state = timm.create_model("convnext_atto").state_dict()
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors")
+    model = TimmLocaliser(
+        "convnext_atto", str(tmp_path / "model.safetensors"), width=8, extractor="srm"
+    )
+    assert torch.equal(model.backbone.stem_0.weight[:, :3], state["stem.0.weight"])
+    assert model.backbone.stem_0.weight[:, 3:].std() > 0
+
+
+def test_a_frozen_backbone_stays_as_it_is_with_its_statistics():
+    torch.manual_seed(0)
+    model = TimmLocaliser("resnet18", width=8, freeze=True).train()
+    before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
+    model(**make_item(64))["backward_loss"].backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1e-1).step()
+    assert all(
+        torch.equal(value, before[key]) for key, value in model.backbone.state_dict().items()
+    )
+    assert all(p.grad is not None for p in model.head.parameters())
+
+
+def test_frozen_with_an_extractor_the_first_convolution_is_trained():
+    model = TimmLocaliser("resnet18", width=8, freeze=True, extractor="sobel")
+    trained = [name for name, p in model.backbone.named_parameters() if p.requires_grad]
+    assert trained == ["conv1.weight"]
+
+
+def test_dice_is_added_as_sparsevit_adds_it():
+    torch.manual_seed(0)
+    model = TimmLocaliser("resnet18", width=8, dice_weight=2.0).eval()
+    losses = model(**make_item(64))
+    both = losses["visual_loss"]
+    assert losses["backward_loss"] == both["predict_loss"] + 2 * both["dice_loss"]
+
+
+def test_layers_are_those_that_timm_knows_and_the_head_is_above_them():
+    model = TimmLocaliser("vit_tiny_patch16_224", width=8)
+    layers = group_parameters(model, model.group_matcher(), reverse=True)
+    assert layers["backbone.model.patch_embed.proj.weight"] == 0
+    assert layers["backbone.model.blocks.3.mlp.fc1.weight"] == 4
+    assert layers["head.classifier.weight"] == max(layers.values())
+    assert TimmLocaliser("test_efficientnet", width=8).group_matcher() is None
+
+
+def test_the_backbones_own_arguments_are_numbers_alone():
+    small = TimmLocaliser("convnext_atto", backbone_arguments="{depths: [1, 1, 1, 1]}")
+    assert small.channels == [40, 80, 160, 320]
+    assert len(small.backbone.stages_2.blocks) == 1
+    for text in ("{checkpoint_path: a.pth}", "{dims: [a]}", "[1]", "{", "{in_chans: 5}"):
+        with pytest.raises(UserError, match="backbone_arguments: "):
+            TimmLocaliser("convnext_atto", backbone_arguments=text)
+    with pytest.raises(UserError, match=r'"convnext_atto" cannot give feature maps: .*"?nothing'):
+        TimmLocaliser("convnext_atto", backbone_arguments="{nothing: 1}")
 
 
 @pytest.mark.parametrize("backbone", KINDS)
@@ -103,7 +221,8 @@ def test_nothing_is_left_changed_in_timm():
 
 
 def test_unknown_names_are_answered_with_the_closest():
-    with pytest.raises(UserError, match=r'has no "convnext_bass"\. Did you mean "convnext_base"'):
+    nearest = r'has no "convnext_bass"\. Did you mean "convnext_base", "[a-z0-9_]+" or "[a-z0-9_]+"'
+    with pytest.raises(UserError, match=nearest):
         TimmLocaliser("convnext_bass")
     with pytest.raises(UserError, match=r'has no "hf-hub:someone/model"'):
         TimmLocaliser("hf-hub:someone/model")
