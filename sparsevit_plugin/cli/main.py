@@ -17,6 +17,7 @@ from sparsevit_plugin.cli.parser import SuggestingParser
 from sparsevit_plugin.confinement import FLAG, confined_to, take_flag
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.failures import in_words
+from sparsevit_plugin.group_end import end_safely
 from sparsevit_plugin.upstream import silence_known_warnings
 from sparsevit_plugin.versions import installed_version
 
@@ -138,8 +139,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, what the verb answers, 1 when memory is used up, 2 for bad input, 130 when
-        interrupted.
+        interrupted. One of several processes does not return: it ends here.
     """
+    return end_safely(lambda: _answer(argv))
+
+
+def _answer(argv: Sequence[str] | None) -> int:
+    """Run one command; return its exit code."""
     try:
         words, folder = take_flag(sys.argv[1:] if argv is None else argv)
         words, pixels = _take_pixels(words)
