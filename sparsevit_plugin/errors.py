@@ -8,6 +8,8 @@ import difflib
 from collections.abc import Iterable
 
 _LONGEST = 4000
+_LEAST_ALIKE = 0.5  # of a name that is suggested alone
+_LEAST_ALIKE_OF_MANY = 0.2
 
 
 class UserError(Exception):
@@ -42,7 +44,8 @@ def suggest(word: str, choices: Iterable[str], most: int = 1) -> str:
         most: How many are named.
     """
     names = {name.lower(): name for name in choices}
-    close = difflib.get_close_matches(word.lower(), names, n=most, cutoff=0.5)
+    least = _LEAST_ALIKE if most == 1 else _LEAST_ALIKE_OF_MANY
+    close = difflib.get_close_matches(word.lower(), names, n=most, cutoff=least)
     *others, last = [f'"{names[one]}"' for one in close] or [""]
     if not last:
         return ""

@@ -113,9 +113,9 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--weights",
         choices=("card", "hub", "none"),
-        default="card",
+        default="",
         help="start from the files that each card names, from those on the Hugging Face Hub alone, "
-        "or from random weights (default: card)",
+        "or from random weights (default: what the protocol says, or else card)",
     )
     group.add_argument(
         "--runs", default="runs", metavar="DIR", help="everything goes to DIR/PROTOCOL (runs)"

@@ -88,11 +88,14 @@ def recorded_settings(checkpoint: str) -> dict[str, dict[str, Any]]:
     if not files:
         return {}
     metadata = read_checkpoint(files[0]).metadata
-    return {
+    record = {
         key: recorded_json(metadata, key, f"--checkpoint {files[0]}") or {}
         for key in ("options", "model_arguments")
         if key in metadata
     }
+    if metadata.get("model"):
+        record["options"] = {"model": metadata["model"], **record.get("options", {})}
+    return record
 
 
 def without_pretraining(cfg: Config) -> Config:

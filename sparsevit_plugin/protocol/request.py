@@ -70,7 +70,8 @@ class Request:
         seeds: Training seeds; a ready checkpoint is tested once, with the first.
         data_root: Folder of the sets.
         data_paths: YAML file of set name to path; empty for none.
-        weights: `card` for each model's pretraining files, `none` for random weights.
+        weights: `card` for each model's pretraining files, `hub` for those on the Hub, `none` for
+            random weights; empty for what the protocol says.
         weights_root: Folder of those files.
         recipe: A recipe for all models; empty for each card's own.
         settings: Options for every model, over everything else.
@@ -92,7 +93,7 @@ class Request:
     seeds: tuple[int, ...] = (42,)
     data_root: str = ""
     data_paths: str = ""
-    weights: str = "card"
+    weights: str = ""
     weights_root: str = ""
     recipe: str = ""
     settings: dict[str, str] = field(default_factory=dict)
@@ -284,7 +285,7 @@ def _values_of_the_side(
         "select": select,
         "val_fraction": protocol.train.val_fraction,
         "recipe": request.recipe or protocol.recipe,
-        "weights": request.weights,
+        "weights": request.weights or protocol.weights,
         "weights_root": request.weights_root,
     }
 

@@ -127,6 +127,8 @@ class Protocol(Strict):
         options: Options of `benco train` and `benco test` that hold for every model, over each
             model's recipe.
         recipe: The recipe of every model; empty for each card's own.
+        weights: What training starts from where the command does not say: `card`, each card's
+            pretraining files, or `none`, random weights.
         rows: Rows that are run where `--models` names none.
         seeds: Training seeds where `--seeds` names none.
     """
@@ -140,6 +142,7 @@ class Protocol(Strict):
     published: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     recipe: str = ""
+    weights: Literal["card", "none"] = "card"
     rows: list[RowSpec] = Field(default_factory=list)
     seeds: list[int] = Field(default=[42], min_length=1)
 
