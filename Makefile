@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_WORKERS ?= 2
 
-.PHONY: help venv demo test test-system test-long docs lint clean
+.PHONY: help venv demo test test-system test-long matrix docs lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
 	@echo "make test-system   tests that need a package index or a browser"
 	@echo "make test-long     thousands of broken files and of cases for the metrics; every baseline at its card's size: hours on a CPU, many GiB"
+	@echo "make matrix        tests on the oldest and newest libraries: an hour, a package index, 20 GB of disk"
 	@echo "make docs          the documentation's site, in build/site"
 	@echo "make lint          ruff and mypy"
 	@echo "make venv          only the virtual environment, in $(VENV)"
@@ -54,6 +55,11 @@ test-long: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/metrics.py --cases 3000
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --cases 250
 	$(BIN)/python -m pytest -m zoo_full -n 0 --durations 0
+
+# MATRIX="--python 3.12=/path/to/python3.12" runs that Python too; what is done is not done again.
+matrix: $(STAMP)
+	@echo "== matrix: oldest and newest libraries, one environment at a time, in build/matrix"
+	$(BIN)/python benchmarks/matrix.py $(MATRIX)
 
 docs: $(STAMP)
 	@echo "== docs: build/site, warnings are errors"
