@@ -1,6 +1,7 @@
 """`benco data leak A B`: photographs that a training and a test set share."""
 
 import argparse
+import io
 import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -10,10 +11,12 @@ from sparsevit_plugin.errors import UserError
 
 if TYPE_CHECKING:
     from sparsevit_plugin.harness.leak import LeakReport
+    from sparsevit_plugin.harness.protocol_leaks import ProtocolLeaks
     from sparsevit_plugin.harness.registered_sets import DataRoots
     from sparsevit_plugin.harness.sources import ImageSet
 
 LEAKS_FOUND = 1
+_FORMATS = ("terminal", "markdown", "csv")
 _BITS = 256  # harness.leak.HASH_BITS, which would import numpy here
 
 _EPILOG = """\
@@ -22,11 +25,16 @@ resized, brightened, cropped by a per cent or two, and most in which a small par
 found are mirrored or turned copies and larger crops. Different photographs differ in about half of
 the bits: a larger threshold finds more, and in the end pairs by chance.
 
-exit code: 0 when the sets share nothing, 1 when they do, 2 when A or B cannot be read
+With --protocol, every training set of a protocol is compared with every one of its test sets, and
+the result is a matrix; sets that are not there are left out and named.
+
+exit code: 0 when the sets share nothing, 1 when they do, 2 when one cannot be read (with
+--protocol: when no training or no test set can)
 
 examples:
   benco data leak set:CASIAv2 set:CASIAv1 --data-root /data
   benco data leak train.json test.json --threshold 40 --json > leaks.json
+  benco data leak --protocol mvss --data-root /data --format markdown --out leaks.md
 """
 
 
@@ -39,8 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add("first", metavar="A", help="training set: folder, JSON file, or set:NAME[:tampered]")
-    add("second", metavar="B", help="test set, likewise")
+    add(
+        "first",
+        nargs="?",
+        metavar="A",
+        help="training set: folder, JSON file, or set:NAME[:tampered]",
+    )
+    add("second", nargs="?", metavar="B", help="test set, likewise")
+    add(
+        "--protocol", metavar="NAME", help="instead of A and B: all sets of a protocol, or its file"
+    )
+    add("--format", choices=_FORMATS, default="terminal", help="of the matrix (%(default)s)")
+    add("--out", metavar="FILE", help="write the matrix there instead of printing it")
     add(
         "--threshold",
         type=int,
@@ -56,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare two sets.
+    """Compare two sets, or all of a protocol.
 
     Args:
         args: The arguments of `add_arguments`.
@@ -75,6 +93,12 @@ def run(args: argparse.Namespace) -> int:
             f"--threshold {args.threshold}: must be 0 or more, and less than {_BITS // 2}"
         )
     roots = DataRoots(args.data_root, args.data_paths)
+    if args.protocol:
+        return _run_protocol(args, roots)
+    if args.first is None or args.second is None:
+        raise UserError("give two sets, A and B, or --protocol NAME")
+    if args.out or args.format != _FORMATS[0]:
+        raise UserError("--format and --out are of the matrix: give --protocol NAME")
     first, second = _read(args.first, roots), _read(args.second, roots)
     with shown_progress("hashing") as progress:
         report = find_leaks(
@@ -89,6 +113,45 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n".join(_lines(report, args.show)))
     return LEAKS_FOUND if report.pairs else 0
+
+
+def _run_protocol(args: argparse.Namespace, roots: "DataRoots") -> int:
+    """Print or write the matrix of a protocol."""
+    from sparsevit_plugin.files import write_text_atomic
+    from sparsevit_plugin.harness.leak import hashes_file
+    from sparsevit_plugin.harness.protocol_leaks import protocol_leaks
+    from sparsevit_plugin.protocol.schema import load_protocol
+
+    if args.first is not None or args.json:
+        raise UserError("--protocol NAME takes neither A nor B nor --json: see --format")
+    protocol = load_protocol(args.protocol)
+    with shown_progress("hashing") as progress:
+        leaks = protocol_leaks(
+            protocol,
+            roots,
+            threshold=args.threshold,
+            cache=None if args.no_cache else hashes_file(),
+            progress=progress,
+        )
+    text = _matrix(leaks, args.format)
+    if args.out is None:
+        print(text, end="")
+    else:
+        write_text_atomic(args.out, text)
+        print(f"wrote {args.out}")
+    return LEAKS_FOUND if leaks.has_leaks else 0
+
+
+def _matrix(leaks: "ProtocolLeaks", form: str) -> str:
+    from sparsevit_plugin.results.render import layout_to_markdown, print_layout
+
+    if form == "csv":
+        return str(leaks.frame().to_csv(index=False, lineterminator="\n"))
+    if form == "markdown":
+        return layout_to_markdown(leaks.layout())
+    text = io.StringIO()
+    print_layout(leaks.layout(), text)
+    return text.getvalue()
 
 
 def _read(word: str, roots: "DataRoots") -> "ImageSet":

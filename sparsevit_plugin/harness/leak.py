@@ -118,6 +118,40 @@ def find_leaks(
     Returns:
         The pairs and what could not be compared.
     """
+    ((report,),) = leak_matrix(
+        [first], [second], threshold=threshold, cache=cache, progress=progress
+    )
+    return report
+
+
+def leak_matrix(
+    first: Sequence[ImageSet],
+    second: Sequence[ImageSet],
+    *,
+    threshold: int = DEFAULT_THRESHOLD,
+    cache: Path | None = None,
+    progress: Advance | None = None,
+) -> list[list[LeakReport]]:
+    """Compare each set of some with each of others; every file is hashed once.
+
+    Args:
+        first: Sets, usually for training.
+        second: Others, usually for testing.
+        threshold: As of `find_leaks`.
+        cache: As of `find_leaks`.
+        progress: As of `find_leaks`.
+
+    Returns:
+        One list for each of the first sets, in it a report for each of the second.
+    """
+    files = [sample.image for part in (*first, *second) for sample in part.samples]
+    hashes = _hash_files(files, cache, progress)
+    return [[_compared(one, other, hashes, threshold) for other in second] for one in first]
+
+
+def _compared(
+    first: ImageSet, second: ImageSet, hashes: dict[Path, "_Found"], threshold: int
+) -> LeakReport:
     report = LeakReport(
         first=first.name,
         second=second.name,
@@ -126,8 +160,6 @@ def find_leaks(
         threshold=threshold,
         method=f"pHash of {HASH_BITS} bits (imagehash {version('imagehash')})",
     )
-    hashes = _hash_files([sample.image for part in (first, second) for sample in part.samples],
-                         cache, progress)  # fmt: skip
     for sample in (*first.samples, *second.samples):
         found = hashes[sample.image]
         if isinstance(found, str):
