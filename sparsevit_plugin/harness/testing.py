@@ -88,7 +88,7 @@ def recorded_settings(checkpoint: str) -> dict[str, dict[str, Any]]:
     if not files:
         return {}
     metadata = read_checkpoint(files[0]).metadata
-    record = {
+    record: dict[str, dict[str, Any]] = {
         key: recorded_json(metadata, key, f"--checkpoint {files[0]}") or {}
         for key in ("options", "model_arguments")
         if key in metadata
