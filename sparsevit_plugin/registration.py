@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsevit_plugin.errors import UserError, suggest
-from sparsevit_plugin.upstream import import_upstream
+from sparsevit_plugin.upstream import import_upstream, unusable
 from sparsevit_plugin.versions import installed_version
 
 if TYPE_CHECKING:
@@ -153,7 +153,11 @@ def resolve_model(name: str) -> "tuple[ModelCard | None, Registered]":
 def _models() -> dict[str, Callable[..., Any]]:
     """Return IMDLBenCo's own dictionary of models, imported on the first call."""
     import_upstream()
-    models: dict[str, Callable[..., Any]] = import_upstream("IMDLBenCo.registry").MODELS.module_dict
+    registry = import_upstream("IMDLBenCo.registry")
+    try:
+        models: dict[str, Callable[..., Any]] = registry.MODELS.module_dict
+    except AttributeError as error:
+        raise unusable("the registry of IMDLBenCo cannot be read", error) from error
     return models
 
 

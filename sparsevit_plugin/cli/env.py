@@ -23,6 +23,7 @@ from typing import Any
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import atomic_path
 from sparsevit_plugin.registration import broken_plugins, register_all
+from sparsevit_plugin.upstream import UPSTREAM, untested_version
 from sparsevit_plugin.versions import DISTRIBUTION, git_commit, installed_version, requirements
 
 _PACKAGE = "sparsevit_plugin"
@@ -107,7 +108,10 @@ def gather() -> dict[str, Any]:
 
 
 def _broken_plugins() -> dict[str, str]:
-    register_all()
+    try:
+        register_all()
+    except UserError as error:
+        return {UPSTREAM: str(error)}
     return broken_plugins()
 
 
@@ -287,6 +291,7 @@ def _problems(
     """Return what is wrong, with the command that mends it where there is one."""
     found = [f"import {name} fails: {reason}" for name, reason in failures.items()]
     found += [f"plugin {name} is broken: {reason}" for name, reason in broken.items()]
+    found += [difference] if (difference := untested_version()) else []
     if len(opencv) > 1 or "cv2" in failures:
         installed = ", ".join(opencv) or "no OpenCV"
         wanted = requirements()["opencv-python-headless"]
