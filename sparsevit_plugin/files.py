@@ -2,13 +2,20 @@
 
 A reader, or the same command started again after a kill, must never meet half a file: everything
 goes to a temporary name in the target's own folder and is renamed over the target when complete.
+
+A process that is killed outright leaves its temporary file behind. The name says which process of
+which machine writes it, so that the next one that writes into the folder can remove it, and none
+that somebody is still writing.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import re
 import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +23,11 @@ from typing import Any
 from sparsevit_plugin.errors import UserError
 
 _CHUNK = 1 << 20
+_FORGOTTEN = 7 * 86400  # seconds without a change after which nobody writes a file any more
+_TEMPORARY = re.compile(
+    r"\..+\.(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}|[0-9a-f]{12})\.tmp(\.[^.]+)?"
+)
+_swept: set[str] = set()
 _LONGEST_NAME = 180  # bytes; suffixes and the names of temporary files come on top of it
 _CUT_NAME = 160
 
@@ -27,7 +39,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary file stands in the target's folder (a rename is atomic only within one file
     system), starts with a dot, keeps the target's suffix (some writers choose a format by it) and
     is removed when the block raises. Missing folders are created. The permissions are those of any
-    new file.
+    new file. The first file that a process writes into a folder makes it look for what dead ones
+    have left there, see `sweep`.
 
     Args:
         path: The file to write; replaced when it exists.
@@ -40,15 +53,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             a folder, a device or a pipe, which a rename would replace.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(6)}.tmp{target.suffix}")
+    temporary = target.with_name(_temporary_name(target))
     try:
         if target.exists() and not target.is_file():
             raise UserError(f"cannot write {target}: it is there and is no plain file")
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush(temporary)
+        now = temporary.stat().st_mtime
         os.replace(temporary, target)  # noqa: PTH105 - the two arguments' order is the point
         _flush_folder(target.parent)
+        _sweep_once(target.parent, now)
     except OSError as error:
         if error.filename and Path(str(error.filename)) not in (temporary, target, *target.parents):
             raise  # the block's own trouble with another file
@@ -56,6 +71,83 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def _temporary_name(target: Path) -> str:
+    writer = f"{_machine() or secrets.token_hex(4)}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f".{target.stem}.{writer}.tmp{target.suffix}"
+
+
+@functools.cache
+def _machine() -> str:
+    """Return eight digits for where this process's number means this process, "" where unknown.
+
+    A number belongs to one start of one kernel, and within it to a container's own numbering.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        numbering = Path("/proc/self/ns/pid").readlink()
+    except OSError:  # not Linux
+        return ""
+    text = f"{boot} {numbering} {socket.gethostname()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _sweep_once(folder: Path, now: float) -> None:
+    """Sweep a folder that this process has not swept: a look at each of many files takes long."""
+    key = os.path.abspath(folder)  # noqa: PTH100 - resolving links costs more than it brings
+    if key not in _swept:
+        _swept.add(key)
+        sweep(folder, now)
+
+
+def sweep(folder: Path, now: float) -> list[Path]:
+    """Remove the temporary files that dead processes have left in a folder.
+
+    A file goes when the process that its name tells was one of this machine (this start of it, this
+    container) and is no more; of another machine, or of a name without a process, when nothing has
+    been written to it for a week.
+
+    Args:
+        folder: The folder; those in it are left alone.
+        now: The time by the folder's own clock, which on a network disk is another machine's.
+
+    Returns:
+        What was removed.
+    """
+    removed = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found is None or not _is_left_over(entry, found, now):
+                continue
+            with contextlib.suppress(OSError):  # another process sweeps too, or it is not ours
+                Path(entry.path).unlink()
+                removed.append(Path(entry.path))
+    return removed
+
+
+def _is_left_over(entry: "os.DirEntry[str]", name: re.Match[str], now: float) -> bool:
+    try:
+        state = entry.stat(follow_symlinks=False)
+    except OSError:
+        return False
+    if not entry.is_file(follow_symlinks=False):
+        return False
+    if name["machine"] and name["machine"] == _machine():
+        return not _lives(int(name["process"]))
+    return now - state.st_mtime > _FORGOTTEN
+
+
+def _lives(process: int) -> bool:
+    """Say whether a process of this machine is there; asked on Linux alone, see `_machine`."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # somebody else's, or no number of a process
+        return True
+    return True
 
 
 def _flush(path: Path) -> None:

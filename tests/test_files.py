@@ -4,10 +4,15 @@ import errno
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from sparsevit_plugin import files
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import atomic_path, sha256_file, write_json_atomic, write_text_atomic
 
@@ -75,3 +80,83 @@ def test_sha256(tmp_path):
     assert sha256_file(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
     with pytest.raises(UserError, match="cannot read"):
         sha256_file(tmp_path / "b")
+
+
+def leave(folder: Path, target: str = "a.txt", *, age: float = 0.0) -> Path:
+    """Let a process be killed while it writes; return what it leaves, as old as asked."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; "
+        "from sparsevit_plugin.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # As `-m sparsevit_plugin` the package leaves torch alone.
+    command = [sys.executable, "-c", code, str(folder / target), "-m", "sparsevit_plugin"]
+    before = set(folder.iterdir()) if folder.exists() else set()
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    (left,) = set(folder.iterdir()) - before
+    os.utime(left, (time.time() - age,) * 2)
+    return left
+
+
+@pytest.fixture
+def unswept(monkeypatch):
+    monkeypatch.setattr(files, "_swept", set())
+
+
+@pytest.mark.usefixtures("unswept")
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    left = leave(tmp_path / "new")
+    other = leave(tmp_path / "new", "b.parquet")
+    assert left.read_text() == "half"
+    write_text_atomic(tmp_path / "new/a.txt", "whole")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.txt"]
+    assert not other.exists()
+
+
+@pytest.mark.usefixtures("unswept")
+def test_what_a_live_process_writes_is_left_alone(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as live:
+        theirs = tmp_path / f".a.{files._machine()}-{live.pid}-0123abcd.tmp.txt"
+        theirs.write_text("half")
+        os.utime(theirs, (1.0, 1.0))
+        with atomic_path(tmp_path / "a.txt") as own:
+            own.write_text("first")
+            write_text_atomic(tmp_path / "b.txt", "second")
+            assert own.exists()
+            assert theirs.exists()
+        live.communicate(b"\n")
+    assert files.sweep(tmp_path, time.time()) == [theirs]
+
+
+@pytest.mark.parametrize("name", [".a.00000000-1-0123abcd.tmp.txt", ".a.0123456789ab.tmp.txt"])
+def test_of_another_machine_only_what_is_a_week_old_is_removed(tmp_path, name):
+    theirs = tmp_path / name
+    theirs.touch()
+    now = theirs.stat().st_mtime
+    assert files.sweep(tmp_path, now + 6 * 86400) == []
+    assert files.sweep(tmp_path, now - 9 * 86400) == []  # a clock that goes back
+    assert files.sweep(tmp_path, now + 8 * 86400) == [theirs]
+
+
+def test_nothing_else_is_swept(tmp_path):
+    dead = f"{files._machine()}-{2**22 + 5}-0123abcd"  # above the highest number of a process
+    kept = ["a.txt", f"a.{dead}.tmp.txt", f".a.{dead}.tmp.txt.bak.x", ".a.tmp", ".tmp.0123456789"]
+    for name in kept:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (1.0, 1.0))
+    (tmp_path / f".folder.{dead}.tmp.txt").mkdir()
+    (tmp_path / f".link.{dead}.tmp.txt").symlink_to(tmp_path / "a.txt")
+    plain = tmp_path / f".gone.{dead}.tmp"
+    plain.touch()
+    assert files.sweep(tmp_path, time.time()) == [plain]
+    assert len(list(tmp_path.iterdir())) == len(kept) + 2
+
+
+@pytest.mark.usefixtures("unswept")
+def test_a_folder_is_looked_through_once_in_a_process(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(files, "sweep", lambda folder, now: looked.append(folder))
+    for number in range(3):
+        write_text_atomic(tmp_path / f"{number}.txt", "")
+    assert looked == [tmp_path]
