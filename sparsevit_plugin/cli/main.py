@@ -66,7 +66,8 @@ VERBS = {
         "run every model on every set of a protocol; see how far it is",
         parts={
             "list": Verb("list the protocols", "protocol_list"),
-            "show": Verb("show what a protocol trains and tests on", "protocol_show"),
+            "show": Verb("show what a protocol or a recipe says, and its sources", "protocol_show"),
+            "diff": Verb("show how two protocols, or two recipes, differ", "protocol_diff"),
             "run": Verb("train and test what is missing", "protocol_run"),
             "status": Verb("show how far the runs of a protocol are", "protocol_status"),
             "work": Verb("what run starts for every row; not for people", "protocol_work"),

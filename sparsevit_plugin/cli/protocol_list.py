@@ -4,7 +4,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sparsevit_plugin.harness.recipes import Recipe
     from sparsevit_plugin.protocol.schema import Protocol, RowSpec, SetUse, Training
+    from sparsevit_plugin.protocol.values import Card
 
 _AUTHENTIC = {"exclude": "tampered only", "include": "with authentic", "only": "authentic only"}
 _SELECT = {
@@ -19,13 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every protocol with its title."""
+    """Print every protocol and every recipe with its title."""
+    from sparsevit_plugin.harness.recipes import NO_RECIPE, load_recipe, shipped_recipes
     from sparsevit_plugin.protocol.schema import load_protocol, protocol_names
 
-    names = protocol_names()
-    width = max(len(name) for name in names)
-    for name in names:
-        print(f"{name:{width}}  {load_protocol(name).title}")
+    protocols = {name: load_protocol(name).title for name in protocol_names()}
+    recipes = {name: load_recipe(name).title for name in shipped_recipes() if name != NO_RECIPE}
+    width = max(len(name) for name in (*protocols, *recipes))
+    for title, found in (("protocols", protocols), ("recipes", recipes)):
+        print(title)
+        for name, words in found.items():
+            print(f"  {name:{width}}  {words}")
     return 0
 
 
@@ -44,9 +50,34 @@ def describe(protocol: "Protocol") -> str:
         seeds = ", ".join(map(str, protocol.seeds))
         lines += [f"rows (seeds {seeds})", *map(_row_line, protocol.rows)]
     lines.append(f"published rows: {protocol.published or 'none known'}")
-    if protocol.notes:
-        lines += ["", protocol.notes]
-    return "\n".join([*lines, "", "sources", *(f"  {source}" for source in protocol.sources)])
+    return "\n".join([*lines, *_words(protocol)])
+
+
+def describe_recipe(recipe: "Recipe") -> str:
+    """Return what a recipe says, as text."""
+    from sparsevit_plugin.protocol.values import values_of
+
+    values = values_of(recipe)
+    width = max((len(f"{name} {value.text}") for name, value in values.items()), default=0) + 1
+    lines = [f"{recipe.name}: {recipe.title}", ""]
+    lines += [
+        f"  {f'{name} {value.text}':{width}} ({value.source})" for name, value in values.items()
+    ]
+    return "\n".join([*lines, *_words(recipe)])
+
+
+def _words(card: "Card") -> list[str]:
+    """Return notes, sources, and what is not known or not sourced."""
+    from sparsevit_plugin.cards.provenance import UNSOURCED
+    from sparsevit_plugin.protocol.values import values_of
+
+    lines = ["", card.notes] if card.notes else []
+    lines += ["", "sources", *(f"  {source}" for source in card.sources)]
+    for source, names in card.found_in.items():
+        lines.append(f"  {source}: {', '.join(names)}")
+    lines += [f"  not known: {text}" for text in card.unknown]
+    unsourced = [name for name, value in values_of(card).items() if value.source == UNSOURCED]
+    return lines + ([f"  {UNSOURCED}: {', '.join(unsourced)}"] if unsourced else [])
 
 
 def _training_lines(train: "Training | None") -> list[str]:

@@ -4,6 +4,8 @@ A recipe is named by a shipped name (`sparsevit-default`) or by the path of a YA
 
     name, title, notes   text
     sources              list of texts: where the numbers come from
+    found_in             source to the names of the values that stand there; see cards.provenance
+    unknown              list of texts: what a reader would want to know and no source says
     effective_batch      images in one optimiser step, for the reader; nothing is computed from it
     import               files or modules that register models, as --import takes them
     augmentation         a shipped augmentation list or a YAML file
@@ -21,6 +23,7 @@ from typing import Any, Final
 
 import yaml
 
+from sparsevit_plugin.cards.provenance import problem
 from sparsevit_plugin.cards.reading import parse_yaml, read_yaml_text
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness import options
@@ -33,6 +36,8 @@ _KEYS: Final = (
     "title",
     "sources",
     "notes",
+    "found_in",
+    "unknown",
     "effective_batch",
     "import",
     "augmentation",
@@ -50,6 +55,8 @@ class Recipe:
         title: One line for people.
         sources: Where its numbers come from.
         notes: Anything else a reader should know.
+        found_in: Source to the names of the values that stand there.
+        unknown: What no source says.
         effective_batch: Images in one optimiser step, as the recipe's author means it.
         imports: Files or modules that register models.
         options: Values by option name, of the options' types.
@@ -62,12 +69,19 @@ class Recipe:
     title: str = ""
     sources: tuple[str, ...] = ()
     notes: str = ""
+    found_in: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
     effective_batch: int | None = None
     imports: tuple[str, ...] = ()
     options: dict[str, object] = field(default_factory=dict)
     model_arguments: dict[str, object] = field(default_factory=dict)
     path: Path | None = None
     sha256: str = ""
+
+    def values(self) -> dict[str, object]:
+        """Return every value that it sets, by name."""
+        batch = {} if self.effective_batch is None else {"effective_batch": self.effective_batch}
+        return {**batch, **self.options, **self.model_arguments}
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a manifest keeps of it."""
@@ -132,11 +146,13 @@ def _read(path: Path) -> Recipe:
         if key not in _KEYS:
             raise UserError(f'{path}: unknown key "{key}".{suggest(str(key), _KEYS)}')
     values = _options(path, content)
-    return Recipe(
+    recipe = Recipe(
         name=_text(path, content, "name") or path.stem,
         title=_text(path, content, "title"),
         sources=_texts(path, content, "sources"),
         notes=_text(path, content, "notes"),
+        found_in=_found_in(path, content),
+        unknown=_texts(path, content, "unknown"),
         effective_batch=_effective_batch(path, content),
         imports=tuple(near(path, item, (".py",)) for item in _texts(path, content, "import")),
         options=values,
@@ -144,6 +160,14 @@ def _read(path: Path) -> Recipe:
         path=path,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
+    if wrong := problem(recipe.found_in, recipe.values()):
+        raise UserError(f"{path}: {wrong}")
+    return recipe
+
+
+def _found_in(path: Path, content: dict[str, object]) -> dict[str, tuple[str, ...]]:
+    found = _mapping(path, content, "found_in")
+    return {source: _texts(path, found, source) for source in found}
 
 
 def _options(path: Path, content: dict[str, object]) -> dict[str, object]:

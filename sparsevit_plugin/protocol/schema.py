@@ -9,11 +9,12 @@ any YAML file that is given by its path. Sets are named by their cards.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from sparsevit_plugin.cards.datasets import Authentic
+from sparsevit_plugin.cards.provenance import problem
 from sparsevit_plugin.cards.reading import Strict, find_cards, read_card
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.harness.perturb import expand
@@ -28,6 +29,12 @@ SETTLED = frozenset(
     }
 )
 """Options that the protocol and the command settle themselves."""
+
+# Words about a protocol, and what `Protocol.values` names one by one.
+_NOT_VALUES: Final = {
+    *("name", "title", "sources", "notes", "found_in", "unknown"),
+    *("train", "test", "options", "rows"),
+}
 
 
 class SetUse(Strict):
@@ -121,6 +128,8 @@ class Protocol(Strict):
         title: One line for people.
         sources: Where it comes from.
         notes: What a reader of its table must know.
+        found_in: Source to the names of the values that stand there; see `cards.provenance`.
+        unknown: What a reader would want to know and no source says.
         train: What models are trained on; None where ready checkpoints are tested only.
         test: What they are tested on.
         published: Name of the published block that may stand under its table, None for none.
@@ -137,6 +146,8 @@ class Protocol(Strict):
     title: str
     sources: list[str] = Field(default_factory=list)
     notes: str = ""
+    found_in: dict[str, list[str]] = Field(default_factory=dict)
+    unknown: list[str] = Field(default_factory=list)
     train: Training | None = None
     test: Testing
     published: str | None = None
@@ -151,10 +162,37 @@ class Protocol(Strict):
     def _hold_for_every_model(cls, options: dict[str, Any]) -> dict[str, Any]:
         return _unsettled(options)
 
+    @model_validator(mode="after")
+    def _cites_its_own_values(self) -> "Protocol":
+        if wrong := problem(self.found_in, self.values()):
+            raise ValueError(wrong)
+        return self
+
+    def values(self) -> dict[str, object]:
+        """Return every value that it sets, by name: `train CASIAv2` is a use of a set."""
+        found: dict[str, object] = {}
+        for part, block in (("train", self.train), ("test", self.test)):
+            if block is None:
+                continue
+            for use in block.sets:
+                name = f"{part} {use.set}"
+                # A list of authentic images beside that of the tampered ones is another value.
+                found[f"{name} {use.authentic}" if name in found else name] = use.authentic
+            chosen = block.model_dump(exclude={"sets"}, exclude_unset=True)
+            found |= {f"{part} {name}": value for name, value in chosen.items()}
+        found |= self.model_dump(exclude=_NOT_VALUES, exclude_unset=True)
+        found |= {f"row {row.label}": _row_text(row) for row in self.rows}
+        return {**found, **self.options}
+
     def set_names(self) -> list[str]:
         """Return every set that it names, each once, training sets first."""
         uses = [*(self.train.sets if self.train else ()), *self.test.sets]
         return list(dict.fromkeys(use.set for use in uses))
+
+
+def _row_text(row: RowSpec) -> str:
+    words = [row.model, *(f"{k} = {v}" for k, v in {**row.arguments, **row.options}.items())]
+    return ", ".join(words)
 
 
 def _unsettled(options: dict[str, Any]) -> dict[str, Any]:
