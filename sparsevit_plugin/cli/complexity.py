@@ -22,6 +22,7 @@ from sparsevit_plugin.results.conventions import FORMATS, METRICS
 
 if TYPE_CHECKING:
     from sparsevit_plugin.complexity.columns import CostTable
+    from sparsevit_plugin.harness.config import Config
 
 ALL = "all"
 OWN = "own"
@@ -66,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sparsity-table",
         action="store_true",
         help="show the cost of SparseViT's sparse blocks over the sparsity rate instead",
+    )
+    what.add_argument(
+        "--rows-of",
+        metavar="PROTOCOL",
+        help="count the rows that a protocol names itself instead, each with its own arguments",
     )
     what.add_argument(
         "--with-protocol",
@@ -143,11 +149,17 @@ def _score_to_draw(table: "CostTable", args: argparse.Namespace) -> str:
 
 
 def _table(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable":
-    from sparsevit_plugin.harness.complexity_table import module_table, sparsity_table
+    from sparsevit_plugin.harness.complexity_table import (
+        config_table,
+        module_table,
+        sparsity_table,
+    )
 
     if args.sparsity_table:
         return sparsity_table(sides)
     counter = _SHORT_COUNTERS[args.counter]
+    if args.rows_of:
+        return config_table(_protocol_rows(args), counter, args.cache)
     if args.with_protocol:
         return _scored(args, sides)
     models = _model_names(args.models or ALL, args.imports)
@@ -156,6 +168,24 @@ def _table(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable"
     if len(models) > 1:
         raise UserError("--module-depth shows one model: give its name by --models")
     return module_table(models[0], sides[0], args.module_depth, counter)
+
+
+def _protocol_rows(args: argparse.Namespace) -> "list[tuple[str, Config]]":
+    """Return the rows of a protocol as they would be trained; of those, what `--models` means.
+
+    Raises:
+        UserError: There is no such protocol, it names no rows, or one cannot be resolved.
+    """
+    from sparsevit_plugin.protocol.request import Request, read_rows, requested_protocol, row_config
+
+    models = tuple(filter(None, (word.strip() for word in (args.models or "").split(","))))
+    request = Request(args.rows_of, models, weights="none", imports=tuple(args.imports))
+    protocol = requested_protocol(request)
+    seed = protocol.seeds[0]
+    return [
+        (row.label, row_config(request, protocol, row, seed))
+        for row in read_rows(request, protocol)
+    ]
 
 
 def _scored(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable":
@@ -240,9 +270,13 @@ def _check(args: argparse.Namespace, sides: Sequence[int | None]) -> None:
         raise UserError("--standalone is of --format latex")
     if args.module_depth is not None and (args.module_depth < 0 or len(sides) > 1):
         raise UserError("--module-depth takes 0 or more, and one --image-size")
-    of_other = args.sparsity_table or args.module_depth is not None
+    of_other = args.sparsity_table or args.module_depth is not None or args.rows_of
     if of_other and (args.time or args.plot):
-        raise UserError("--time and --plot are not of --module-depth or --sparsity-table")
+        raise UserError(
+            "--time and --plot are not of --module-depth, --sparsity-table or --rows-of"
+        )
+    if args.rows_of and args.image_size != OWN:
+        raise UserError("--rows-of counts each row at its own size: leave out --image-size")
 
 
 def _sides(text: str) -> list[int | None]:

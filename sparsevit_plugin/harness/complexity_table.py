@@ -52,6 +52,28 @@ def complexity_table(
     return CostTable(rows, COLUMNS, caption(counter))
 
 
+def config_table(
+    rows: Sequence[tuple[str, Config]], counter: str, cache: str | None = None
+) -> CostTable:
+    """Count the models of configurations, each under a name of its own.
+
+    Args:
+        rows: Names and configurations.
+        counter: A key of `complexity.counting.COUNTERS`.
+        cache: A folder of earlier counts.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    counted = []
+    with Progress(len(rows), "counting") as progress:
+        for label, cfg in rows:
+            counted.append(_counted(label, cfg, counter, cache))
+            gc.collect()
+            progress.advance(note=label)
+    return CostTable(counted, COLUMNS, caption(counter))
+
+
 def caption(counter: str) -> str:
     """Return what a table of counts is of."""
     versions = ", ".join(f"{name} {installed_version(name)}" for name in ("torch", "IMDLBenCo"))
@@ -90,14 +112,26 @@ def _row(name: str, side: int | None, counter: str, cache: str | None) -> Row:
     own = own_size(name)
     try:
         cfg = model_config(name, side)
+    except UserError as error:
+        return _failed(name, own, side or own, counter, error)
+    return _counted(name, cfg, counter, cache)
+
+
+def _counted(name: str, cfg: Config, counter: str, cache: str | None) -> Row:
+    own = own_size(cfg.model)
+    try:
         found = cached_count(cfg, cache, counter) if cache else count_config(cfg, counter)
     except UserError as error:
-        _LOG.warning("%s: %s", name, error)
-        return failed_row(name, own, side or own, counter, str(error))
+        return _failed(name, own, cfg.image_size, counter, error)
     if found.reason or found.memory_reason:
         size = f"{found.image_size} x {found.image_size}"
         _LOG.warning("%s at %s: %s", name, size, found.reason or found.memory_reason)
     return counted_row(name, own, found)
+
+
+def _failed(name: str, own: int | None, side: int | None, counter: str, error: UserError) -> Row:
+    _LOG.warning("%s: %s", name, error)
+    return failed_row(name, own, side, counter, str(error))
 
 
 def module_table(model: str, side: int | None, depth: int, counter: str) -> CostTable:

@@ -33,7 +33,7 @@ def written_out(head, taps3, taps4, size):
 @pytest.mark.parametrize("fusion", ["lff", "sum"])
 @pytest.mark.parametrize(
     ("widths3", "widths4"),
-    [((6, 6, 6, 6), (8, 8)), ((6,), (8,)), ((8, 8), (10, 10, 10)), ((), (8,))],
+    [((6, 6, 6, 6), (8, 8)), ((6,), (8,)), ((8, 8), (10, 10, 10)), ((), (8,)), ((6, 8), ())],
 )
 def test_sum_of_taps(fusion, widths3, widths4):
     torch.manual_seed(0)
