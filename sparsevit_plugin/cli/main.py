@@ -76,6 +76,9 @@ VERBS = {
     "robust": Verb("test models on perturbed photographs and draw the curves", "robust"),
     "score": Verb("score maps that another program made, as rows of the same tables", "score"),
     "table": Verb("make tables from stored results", "table"),
+    "thresholds": Verb(
+        "draw pixel F1 against thresholds: what of a difference is calibration", "thresholds"
+    ),
     "report": Verb("write runs or a protocol as one HTML page", "report"),
     "complexity": Verb(
         "count parameters, MACs, FLOPs and activation memory of models", "complexity"

@@ -390,7 +390,7 @@ def binned_f1(
     edge = threshold * BINS
     if edge != round(edge) or not 1 <= edge <= BINS:
         raise ValueError(f"{threshold} is not an upper edge of {BINS} bins over [0, 1]")
-    return _f1_at_edges(np.asarray(tampered_histogram), np.asarray(authentic_histogram))[
+    return f1_at_edges(np.asarray(tampered_histogram), np.asarray(authentic_histogram))[
         ..., int(edge)
     ]
 
@@ -411,7 +411,7 @@ def binned_best_f1(
         F1, shape (...); NaN without tampered pixels.
     """
     tampered = np.asarray(tampered_histogram)
-    f1 = _f1_at_edges(tampered, np.asarray(authentic_histogram))
+    f1 = f1_at_edges(tampered, np.asarray(authentic_histogram))
     best = np.nan_to_num(f1, nan=0.0).max(-1)
     return np.where(tampered.sum(-1) > 0, best, np.nan)
 
@@ -434,6 +434,26 @@ def binned_auc(
     wins = (tampered * (below + authentic / 2)).sum(-1)
     pairs = tampered.sum(-1) * authentic.sum(-1)
     return np.divide(wins, pairs, out=np.full(pairs.shape, np.nan), where=pairs > 0)
+
+
+def f1_at_edges(
+    tampered: NDArray[np.integer], authentic: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Compute F1 with every pixel predicted, then at 1 / 256, 2 / 256 ... 1.
+
+    Args:
+        tampered: Counts, shape (..., 256).
+        authentic: Counts, shape (..., 256).
+
+    Returns:
+        F1, shape (..., 257); NaN where nothing is tampered and nothing is predicted.
+    """
+    positives = tampered.sum(-1, keepdims=True)
+    hits = positives - _with_zero(np.cumsum(tampered, -1))
+    both = tampered + authentic
+    predicted = both.sum(-1, keepdims=True) - _with_zero(np.cumsum(both, -1))
+    total = predicted + positives
+    return np.divide(2 * hits, total, out=np.full(hits.shape, np.nan), where=total > 0)
 
 
 def _select(
@@ -500,16 +520,6 @@ def _histograms(ranking: _Ranking) -> tuple[NDArray[np.int64], NDArray[np.int64]
     all_upto, tampered_upto = ranking.upto(np.arange(1, BINS + 1) / BINS)
     tampered = np.diff(tampered_upto, prepend=0)
     return tampered, np.diff(all_upto, prepend=0) - tampered
-
-
-def _f1_at_edges(tampered: NDArray, authentic: NDArray) -> NDArray[np.float64]:
-    """Return F1 with every pixel predicted, then at 1 / 256, 2 / 256 ... 1; shape (..., 257)."""
-    positives = tampered.sum(-1, keepdims=True)
-    hits = positives - _with_zero(np.cumsum(tampered, -1))
-    both = tampered + authentic
-    predicted = both.sum(-1, keepdims=True) - _with_zero(np.cumsum(both, -1))
-    total = predicted + positives
-    return np.divide(2 * hits, total, out=np.full(hits.shape, np.nan), where=total > 0)
 
 
 def _with_zero(counts: NDArray) -> NDArray:

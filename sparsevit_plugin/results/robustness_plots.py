@@ -4,8 +4,6 @@ Strengths rise from left to right, whichever way their numbers run, and the phot
 stand at the left as "none". Sizes, type and colours are those of `cost_plots`.
 """
 
-import math
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -16,9 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from numpy.typing import NDArray
 
@@ -27,30 +23,20 @@ from sparsevit_plugin.results.bands import IMAGES
 from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
 from sparsevit_plugin.results.cost_plots import (
     COLOURS,
-    COLUMN_WIDTH,
     MARKERS,
     MOST_CURVES,
-    PAGE_WIDTH,
     STYLE,
     no_formula,
     write_figure,
 )
+from sparsevit_plugin.results.panels import BAND_ALPHA, canvas, legend, name_axes
 from sparsevit_plugin.results.robustness import BAND, KINDS, Curves, Kind
 
 FORMATS: Final = ("pdf", "png")
 
-_MOST_IN_A_ROW: Final = 4
-_PANEL_HEIGHT: Final = 1.75  # inches, with its title, ticks and axis
-_TOP: Final = 0.25  # for a row of the legend
-_AXIS_NAME: Final = 0.17
-_LINE_HEIGHT: Final = 0.105  # of the text below
-_SMALL: Final = 6.0  # points
-_SIGNS_PER_INCH: Final = 22.5  # of that text, on average
-_LEGEND_SIGNS_PER_INCH: Final = 11.0  # of the legend's, a marker and gaps apart
 _GAP: Final = 1.4  # between "none" and the mildest strength, in steps
 _DODGE: Final = 0.2  # between models at one name, of the space between names
 _MOST_DODGE: Final = 0.8  # of all models together
-_BAND_ALPHA: Final = 0.15
 _MOST_LEVEL_LABELS: Final = 7  # longer names than that are turned
 
 
@@ -112,14 +98,14 @@ def robustness_plot(curves: Curves, kind: str, metric: str | None = None) -> Fig
         short = short.replace(BAND, "Bars:", 1)
     text = [f"{known.title}. {short}", *curves.remarks]
     with mpl.rc_context(STYLE):
-        figure, panels = _canvas(sets, models, " ".join(text))
+        figure, panels = canvas(sets, models, " ".join(text))
         axis = _Axis(frame[frame["kind"] == kind]["perturbation"], known)
         for panel, name in zip(panels, sets, strict=True):
             of_set = frame[frame["set"] == name]
             _draw_panel(panel, of_set, models, axis)
             panel.set_title(f"{no_formula(name)}\n{_counts(of_set)}", fontsize=7)
-        _name_axes(figure, _value_title(curves, metric), known.axis)
-        _legend(figure, panels, models)
+        name_axes(figure, _value_title(curves, metric), known.axis)
+        legend(figure, panels, models)
     return figure
 
 
@@ -210,7 +196,7 @@ def _draw_panel(axes: Axes, frame: pd.DataFrame, models: Sequence[str], axis: _A
 def _draw_curve(axes: Axes, line: _Line, none: float) -> None:
     """Draw a line with its band; dotted from "none", which is no number on the axis."""
     colour = line.style["color"]
-    axes.fill_between(line.x, line.low, line.high, color=colour, alpha=_BAND_ALPHA, linewidth=0)
+    axes.fill_between(line.x, line.low, line.high, color=colour, alpha=BAND_ALPHA, linewidth=0)
     axes.plot(line.x, line.mean, linestyle="none", markersize=3.2, **line.style)
     solid = line.x != none
     axes.plot(line.x[solid], line.mean[solid], color=colour, linewidth=1.1)
@@ -244,61 +230,6 @@ def _counts(frame: pd.DataFrame) -> str:
 def _span(values: pd.Series, word: str) -> str:
     low, high = int(values.min()), int(values.max())
     return f"{low if low == high else f'{low} to {high}'} {word}{'' if high == 1 else 's'}"
-
-
-# --- layout --------------------------------------------------------------------------------------
-
-
-def _canvas(sets: Sequence[str], models: Sequence[str], text: str) -> tuple[Figure, list[Axes]]:
-    """Make a figure with a panel per set, room for the legend above and the text below."""
-    rows = math.ceil(len(sets) / _MOST_IN_A_ROW)
-    columns = math.ceil(len(sets) / rows)
-    width = COLUMN_WIDTH if columns == 1 else PAGE_WIDTH
-    lines = textwrap.wrap(text, int(width * _SIGNS_PER_INCH))
-    below = _LINE_HEIGHT * (len(lines) + 1) + _AXIS_NAME
-    above = _TOP * math.ceil(len(models) / _legend_columns(models, width))
-    height = _PANEL_HEIGHT * rows + 0.25 + above + below
-    rect = (0.0, below / height, 1.0, 1.0 - (above + below) / height)
-    layout = ConstrainedLayoutEngine(rect=rect)
-    figure = Figure(figsize=(width, height), layout=layout, dpi=200)
-    FigureCanvasAgg(figure)
-    figure.text(
-        0.01,
-        0.4 * _LINE_HEIGHT / height,
-        "\n".join(map(no_formula, lines)),
-        fontsize=_SMALL,
-        va="bottom",
-    )
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    panels = list(grid.ravel())
-    for panel in panels[len(sets) :]:
-        panel.set_visible(False)
-    return figure, panels[: len(sets)]
-
-
-def _legend_columns(models: Sequence[str], width: float) -> int:
-    longest = max(len(model) for model in models) + 5
-    return max(1, min(len(models), int(width * _LEGEND_SIGNS_PER_INCH / longest)))
-
-
-def _legend(figure: Figure, panels: Sequence[Axes], models: Sequence[str]) -> None:
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="upper center",
-        ncols=_legend_columns(models, figure.get_figwidth()),
-        frameon=False,
-        borderaxespad=0.2,
-    )
-
-
-def _name_axes(figure: Figure, vertical: str, horizontal: str) -> None:
-    """Name the axes of all panels once, beside and below the space that the panels have."""
-    _, low, _, height = figure.get_layout_engine().get()["rect"]  # type: ignore[union-attr]
-    figure.supylabel(vertical, fontsize=8, y=low + height / 2)
-    # Below the panels' space: a name within it would be drawn over their ticks.
-    figure.supxlabel(horizontal, fontsize=8, y=low, va="top")
 
 
 def _value_title(curves: Curves, metric: str) -> str:

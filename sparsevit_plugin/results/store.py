@@ -30,10 +30,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
+from numpy.typing import NDArray
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import atomic_path, parse_json, write_json_atomic
@@ -72,6 +74,7 @@ _COSTS = (
 _MOST = 1e30  # of a cost; NaN and infinity are none either
 _MANIFEST_OBJECTS = ("checkpoint", "config", "libraries", "complexity", "model_arguments")
 _FINGERPRINT_DIGITS = 8
+_BINS = 256
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,38 @@ class Results:
         from sparsevit_plugin.results.differences import difference_table
 
         return difference_table(self, model, baselines, metric, **conventions)
+
+
+def read_histograms(
+    cell: Cell,
+) -> tuple[pd.DataFrame, NDArray[np.int64], NDArray[np.int64]] | None:
+    """Read the histograms of a cell's maps.
+
+    Args:
+        cell: The cell.
+
+    Returns:
+        The rows' keys, and the counts of tampered and of authentic pixels, each of shape
+        (rows, bins); None where the cell has none.
+
+    Raises:
+        UserError: Its file is missing or broken.
+    """
+    if cell.histogram_path is None:
+        return None
+    table, _ = _read(cell.histogram_path, HISTOGRAM_COLUMNS)
+    keys = _as_frame(table.drop_columns(["tampered", "authentic"]))
+    try:
+        tampered, authentic = (
+            table[name].combine_chunks().flatten().to_numpy().reshape(len(table), _BINS)
+            for name in ("tampered", "authentic")
+        )
+    except ValueError as error:
+        raise UserError(
+            f"{cell.histogram_path} is broken, a histogram has not {_BINS} bins: remove it and its "
+            "rows, and test again"
+        ) from error
+    return keys, tampered, authentic
 
 
 def new_manifest_id(content: Mapping[str, Any]) -> str:

@@ -1,0 +1,174 @@
+"""`benco thresholds`: pixel F1 against thresholds, from stored rows; nothing runs again."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sparsevit_plugin.cli.parser import listed
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import prove_writable, write_text_atomic
+from sparsevit_plugin.results.conventions import AUTHENTIC, SCORE_AT
+
+if TYPE_CHECKING:
+    from sparsevit_plugin.results.thresholds import ThresholdStudy
+
+_FOLDER: Final = "thresholds"
+_FEWEST_DRAWS: Final = 100
+_MOST_DIGITS: Final = 9
+_FIGURES: Final = ("curves.pdf", "curves.png")
+
+_EXAMPLES = """\
+examples:
+  benco thresholds mvss --rows SparseViT,Mesorch
+  benco thresholds runs/a runs/b --against SparseViT --out figures
+  benco thresholds runs/a --choose-on my-validation-set
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `benco thresholds`."""
+    parser.description = (
+        "Draw pixel F1 against the threshold, and compare the fixed 0.5, the best threshold of the "
+        "validation split, and the oracles: how much of a difference between two models is only "
+        "calibration? docs/thresholds.md."
+    )
+    parser.epilog = _EXAMPLES
+    parser.add_argument(
+        "what",
+        nargs="+",
+        metavar="PROTOCOL_OR_FOLDER",
+        help="a protocol's name, which means its folder below --runs, or folders of runs",
+    )
+    parser.add_argument(
+        "--runs", default="runs", metavar="DIR", help="where runs are (default: runs)"
+    )
+    parser.add_argument(
+        "--protocol", metavar="NAME", help="the protocol whose sets to show, for folders"
+    )
+    parser.add_argument(
+        "--rows",
+        "--models",
+        metavar="NAME[,NAME...]",
+        help="models to show, in this order: models, labels or groups (default: all)",
+    )
+    parser.add_argument("--sets", metavar="NAME[,NAME...]", help="sets, in this order (all)")
+    parser.add_argument(
+        "--against",
+        default="auto",
+        metavar="MODEL",
+        help="the model that the others are compared with (default: SparseViT where it is there, "
+        "else the first)",
+    )
+    parser.add_argument(
+        "--choose-on",
+        default="",
+        metavar="SET",
+        help="choose the validation threshold on this set of the results instead of the hold-out "
+        "of each training",
+    )
+    parser.add_argument(
+        "--authentic",
+        choices=AUTHENTIC,
+        default="tampered",
+        help="what an authentic image counts for, as in benco table (default: it is left out)",
+    )
+    parser.add_argument(
+        "--score-at",
+        choices=SCORE_AT,
+        default="model",
+        help="score maps at the model's size (default) or at the photograph's own (image)",
+    )
+    parser.add_argument(
+        "--level", type=float, default=0.95, metavar="P", help="of the intervals (default: 0.95)"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=10_000, metavar="N", help="of the bootstrap (default: 10000)"
+    )
+    parser.add_argument(
+        "--digits", type=int, default=3, metavar="N", help="after the point (default: 3)"
+    )
+    parser.add_argument(
+        "--out",
+        default="",
+        metavar="DIR",
+        help=f"where tables and figures go (default: {_FOLDER} in the first folder)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write tables and figures, and print the tables.
+
+    Raises:
+        UserError: There are no fitting rows, or a name is unknown.
+    """
+    _check(args)
+    from sparsevit_plugin.cli.table import chosen_protocol, results_folder
+    from sparsevit_plugin.results.columns import is_protocol
+    from sparsevit_plugin.results.store import load
+    from sparsevit_plugin.results.thresholds import build_thresholds
+
+    folders = [results_folder(word, Path(args.runs)) for word in args.what]
+    out = Path(args.out) if args.out else folders[0] / _FOLDER
+    prove_writable(out, "--out")
+    study = build_thresholds(
+        load(*folders),
+        authentic=args.authentic,
+        score_at=args.score_at,
+        rows=listed(args.rows),
+        sets=listed(args.sets),
+        protocol=chosen_protocol(
+            args, lambda word: word if is_protocol(word) else None, "a study of thresholds"
+        ),
+        against=args.against,
+        choose_on=args.choose_on,
+        level=args.level,
+        samples=args.draws,
+    )
+    written = _write(study, out, args.digits)
+    _print(study, args.digits)
+    print(f"wrote {', '.join(written)} into {out}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not 0 <= args.digits <= _MOST_DIGITS:
+        raise UserError(f"--digits {args.digits}: give 0 to {_MOST_DIGITS}")
+    if not 0 < args.level < 1:
+        raise UserError(f"--level {args.level:g}: give a share such as 0.95")
+    if args.draws < _FEWEST_DRAWS:
+        raise UserError(f"--draws {args.draws}: give at least {_FEWEST_DRAWS}")
+
+
+def _write(study: "ThresholdStudy", out: Path, digits: int) -> list[str]:
+    from sparsevit_plugin.results.thresholds_plots import write_threshold_plot
+    from sparsevit_plugin.results.thresholds_tables import study_to_latex, study_to_markdown
+
+    texts = {
+        "thresholds.md": study_to_markdown(study, digits),
+        "thresholds.tex": study_to_latex(study, digits),
+        "thresholds.csv": study.table_csv(),
+        "differences.csv": study.differences_csv(),
+        "curves.csv": study.curves_csv(),
+    }
+    for name, text in texts.items():
+        write_text_atomic(out / name, text)
+    for name in _FIGURES:
+        write_threshold_plot(study, out / name)
+    return [*texts, *_FIGURES]
+
+
+def _print(study: "ThresholdStudy", digits: int) -> None:
+    from sparsevit_plugin.results.render import print_grid
+    from sparsevit_plugin.results.thresholds_tables import (
+        differences_grid,
+        figures_grid,
+        lines_below,
+    )
+
+    below = lines_below(study)
+    if not len(study.differences):
+        print_grid(figures_grid(study, digits), below, sys.stdout, names=2)
+        return
+    print_grid(figures_grid(study, digits), [], sys.stdout, names=2)
+    print_grid(differences_grid(study, digits), below, sys.stdout, names=2)
