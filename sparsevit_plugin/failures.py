@@ -12,6 +12,11 @@ _OUT_OF_MEMORY: Final = re.compile(
 _LOADER: Final = re.compile(
     r"DataLoader worker \(pid\D* [\d, ]+\) (?:is killed by signal: (?P<signal>[\w ]+)|exited)"
 )
+# What gloo and NCCL say where a collective's other side is gone.
+_OTHERS_GONE: Final = re.compile(
+    r"Connection (closed by|reset by) peer|Broken pipe.*gloo|gloo.*Broken pipe|"
+    r"remote process exited|Socket unexpectedly closed"
+)
 _LONGEST: Final = 160
 
 
@@ -24,6 +29,11 @@ def in_words(error: BaseException) -> str | None:
         return (
             f"a process that loads images {how}; out of memory? Take fewer --num-workers and run "
             "the same command again; a training goes on with --resume auto"
+        )
+    if isinstance(error, RuntimeError) and _OTHERS_GONE.search(text):
+        return (
+            "another process of this job has ended; its own output says why. Run the same command "
+            "again, a training with --resume auto"
         )
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text):
         said = (text.strip().splitlines() or ["MemoryError"])[0][:_LONGEST]

@@ -47,6 +47,21 @@ def test_a_loader_that_was_killed_is_named(text):
     assert "--num-workers" in in_words(RuntimeError(text))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[/third_party/gloo/gloo/transport/tcp/pair.cc:552] Connection closed by peer [::1]:4711",
+        "[/third_party/gloo/transport/tcp/pair.cc:525] Read error [::1]: Connection reset by peer",
+        "[/third_party/gloo/gloo/transport/tcp/pair.cc:446] writev [::1]:4711: Broken pipe",
+        "NCCL error: ncclRemoteError: remote process exited or there was a network error",
+    ],
+    ids=["closed", "reset", "pipe", "nccl"],
+)
+def test_a_process_whose_others_are_gone_does_not_look_like_the_culprit(text):
+    assert in_words(RuntimeError(text)).startswith("another process of this job has ended")
+    assert in_words(OSError(text)) is None  # a browser's or a download's
+
+
 def test_other_errors_keep_their_traceback():
     assert in_words(RuntimeError("a mistake of ours")) is None
     assert in_words(ValueError("shapes differ")) is None

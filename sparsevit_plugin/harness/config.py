@@ -133,6 +133,7 @@ class Config:
     activation_checkpointing: bool
     compile: bool
     find_unused_parameters: bool
+    sync_bn: bool | None
     output_dir: str
     log_dir: str
     name: str

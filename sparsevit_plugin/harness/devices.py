@@ -95,6 +95,26 @@ def accelerator_of(device: str) -> tuple[str, int | None]:
     return kind, int(number) if number else None
 
 
+def shares_batch_norm(asked: bool | None, accelerator: str, world: int) -> bool:
+    """Say whether BatchNorm's statistics are taken over all processes.
+
+    Args:
+        asked: `--sync-bn`: yes, no, or None for what the device allows.
+        accelerator: `cpu`, `cuda` or `mps`.
+        world: Number of processes.
+
+    Raises:
+        UserError: If it is asked for where PyTorch has no such thing.
+    """
+    if asked and accelerator != "cuda":
+        raise UserError(
+            f"--sync-bn: PyTorch's SyncBatchNorm works on GPUs only, and the device is "
+            f"{accelerator}; leave it out (each process then uses the statistics of its own "
+            "images), or train in one process with the whole batch"
+        )
+    return asked is not False and accelerator == "cuda" and world > 1
+
+
 def _local_devices(accelerator: str, index: int | None) -> int | list[int]:
     if under_torchrun():
         return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -111,7 +131,7 @@ def launch_processes(count: int, arguments: Sequence[str]) -> int:
 
     This is what `torchrun --standalone --nproc_per_node COUNT` does, with the exit code of the
     process that failed first instead of a traceback of the launcher. One that fails ends the
-    others; where it was killed, and could say nothing, a line says so.
+    others. A line says which it was, unless it was bad input, which has a line already.
 
     Returns:
         0, or the exit code of the first process that failed; 1 when it was killed, 128 and the
@@ -149,6 +169,13 @@ def launch_processes(count: int, arguments: Sequence[str]) -> int:
                 file=sys.stderr,
             )
             return 1
-        _, failure = error.get_first_failure()
-        return failure.exitcode if failure.exitcode > 0 else 1
+        rank, failure = error.get_first_failure()
+        code = failure.exitcode if failure.exitcode > 0 else 1
+        if code == 1:
+            print(
+                f"benco: error: process {rank + 1} of {count} failed first, its reason stands "
+                "above; the others were stopped",
+                file=sys.stderr,
+            )
+        return code
     return 0

@@ -297,4 +297,5 @@ def _gather(fabric: Fabric, local: SetResult) -> SetResult:
     rows = PackedRecords(heapq.merge(*(part.rows for part in parts), key=_order))
     histograms = PackedRecords(heapq.merge(*(part.histograms for part in parts), key=_order))
     notes = sum((part.notes for part in parts), Counter[str]())
-    return SetResult(rows, histograms, [item for part in parts for item in part.bad], notes)
+    bad = sorted((item for part in parts for item in part.bad), key=lambda item: item.name)
+    return SetResult(rows, histograms, bad, notes)

@@ -667,6 +667,18 @@ def _device_options() -> list[Option]:
             upstream=("find_unused_parameters",),
             affects_results=False,
         ),
+        Option(
+            "sync_bn",
+            "bool",
+            None,
+            "Let several processes on GPUs share BatchNorm's statistics, as upstream does, or not "
+            "(--no-sync-bn); they do unless it is said. PyTorch has no such thing on CPUs.",
+            group,
+            verbs=TRAIN,
+            optional=True,
+            as_upstream=True,
+            came_later=True,
+        ),
     ]
 
 

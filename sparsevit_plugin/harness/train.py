@@ -17,8 +17,10 @@ from types import FrameType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset
 
 from sparsevit_plugin.errors import UserError
@@ -32,7 +34,7 @@ from sparsevit_plugin.harness.checkpoint import (
 from sparsevit_plugin.harness.config import Config, absolute_lr, effective_batch, save_interval
 from sparsevit_plugin.harness.datasets import BadSample, collate
 from sparsevit_plugin.harness.detection import training_facts
-from sparsevit_plugin.harness.devices import make_fabric
+from sparsevit_plugin.harness.devices import accelerator_of, make_fabric, shares_batch_norm
 from sparsevit_plugin.harness.evaluate import evaluate_set, model_inputs, refuse_bad
 from sparsevit_plugin.harness.logs import TrainingLog
 from sparsevit_plugin.harness.option_table import DETECTION
@@ -125,6 +127,8 @@ def read_training_data(cfg: Config) -> TrainingData:
     Raises:
         UserError: If a set cannot be read, or if there is nothing to select a checkpoint on.
     """
+    # Here, because this is read before the processes are started, if there are to be several.
+    shares_batch_norm(cfg.sync_bn, accelerator_of(cfg.device)[0], cfg.devices)
     data = TrainingData(train=read_sets(cfg, cfg.data_path, what="--data-path", side="train"))
     if cfg.test_data_path:
         data.tests = read_test_sets(cfg)
@@ -220,6 +224,7 @@ class Trainer:
         self.skip_bad = cfg.on_bad_image == "skip"
         self._build_loader()
         self._build_model()
+        self.met: list[tuple[int, int, BadSample]] = []  # by position and process
         self.state = self._start_state()
         self.saved, self.saved_position = time.monotonic(), self.position
         self.log = TrainingLog(
@@ -266,8 +271,7 @@ class Trainer:
             self.pretraining["start"] = load_checkpoint(self.bare, checkpoint_file(cfg.checkpoint))
         if not any(parameter.requires_grad for parameter in self.bare.parameters()):
             raise UserError(f"{cfg.model} has no parameters to train; use benco test")
-        if fabric.world_size > 1 and fabric.device.type == "cuda":
-            # As upstream; on a CPU PyTorch has no synchronised BatchNorm.
+        if shares_batch_norm(cfg.sync_bn, fabric.device.type, fabric.world_size):
             self.bare = nn.SyncBatchNorm.convert_sync_batchnorm(self.bare)
         lr = absolute_lr(cfg, fabric.world_size)
         optimizer = make_optimizer(
@@ -386,12 +390,24 @@ class Trainer:
         )
         for note in [*self.data.notes, *(f"{flag} is ignored: {why}" for flag, why in cfg.ignored)]:
             say(note)
+        if self._normalises_apart():
+            say(f"BatchNorm: each process uses the statistics of its own {cfg.batch_size} images")
         left_out = left_out_transforms(cfg)
         if left_out:
             say(
                 f"augmentation {cfg.augmentation}: left out, because they break the JPEG grid: "
                 f"{', '.join(left_out)}"
             )
+
+    def _normalises_apart(self) -> bool:
+        """Say whether several processes each train with BatchNorm statistics of their own."""
+        self.bare.train()  # a model may keep its norms frozen there
+        return self.fabric.world_size > 1 and any(
+            isinstance(module, _BatchNorm)
+            and not isinstance(module, nn.SyncBatchNorm)
+            and module.training
+            for module in self.bare.modules()
+        )
 
     def _train_epoch(self, interruption: Interruption) -> None:
         state, cfg = self.state, self.cfg
@@ -452,17 +468,27 @@ class Trainer:
 
     def _note_bad(self, batch: dict[str, Any]) -> None:
         refuse_bad(batch["bad"], skip=self.skip_bad)
-        for bad in batch["bad"]:
-            if bad.name not in self.state.skipped:
-                self.state.skipped.append(bad.name)
-                self.evaluator.say(
-                    f"skipped {bad.path}: {bad.reason} (the next image takes its place)"
-                )
+        self.met += [(self.position, self.fabric.global_rank, bad) for bad in batch["bad"]]
         if not batch["complete"]:
             raise UserError(
                 f"{SUBSTITUTES} training images in a row are bad, the last "
                 f"{batch['bad'][-1].path}: run benco data check"
             )
+
+    def _share_bad(self) -> None:
+        """Tell all processes of the bad images that each has met since the last update."""
+        met = self.met
+        if self.fabric.world_size > 1:
+            slots: list[Any] = [None] * self.fabric.world_size
+            dist.all_gather_object(slots, self.met)
+            met = [entry for of_process in slots for entry in of_process]
+        self.met = []
+        for *_, bad in sorted(met, key=lambda entry: entry[:2]):
+            if bad.name not in self.state.skipped:
+                self.state.skipped.append(bad.name)
+                self.evaluator.say(
+                    f"skipped {bad.path}: {bad.reason} (the next image takes its place)"
+                )
 
     def _check_loss(self, loss: Tensor, batch: dict[str, Any]) -> None:
         if torch.isfinite(loss.detach()).item():
@@ -497,8 +523,10 @@ class Trainer:
         return seconds is not None and time.monotonic() - self.saved >= seconds
 
     def _save_if_due(self, interruption: Interruption) -> None:
-        asked = self._asked_to_stop(interruption)
-        if self._is_save_due() or asked:
+        asked, due, met = self._agree(interruption.signal, int(self._is_save_due()), len(self.met))
+        if met:
+            self._share_bad()
+        if due or asked:
             self._save()
         self._stop(asked)
 
@@ -507,10 +535,15 @@ class Trainer:
 
         A process that left alone would break the step that the others are in, unsaved.
         """
+        return self._agree(interruption.signal)[0]
+
+    def _agree(self, *numbers: int) -> list[int]:
+        """Return the greatest of each number over all processes."""
         if self.fabric.world_size == 1:
-            return interruption.signal
-        sent = torch.tensor(float(interruption.signal), device=self.fabric.device)
-        return int(self.fabric.all_reduce(sent, reduce_op="max"))  # type: ignore[arg-type]
+            return list(numbers)
+        own = torch.tensor([float(number) for number in numbers], device=self.fabric.device)
+        greatest = self.fabric.all_reduce(own, reduce_op="max")
+        return [int(number) for number in greatest.tolist()]  # type: ignore[union-attr]
 
     def _stop(self, asked: int) -> None:
         """Leave after a save, where a signal asked for it."""

@@ -1,0 +1,59 @@
+"""Processes: whose BatchNorm they share, and how a job says which of them failed."""
+
+import os
+import stat
+import sys
+
+import pytest
+
+from sparsevit_plugin.cli.main import main
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.harness.devices import launch_processes, shares_batch_norm
+from tests.harness.helpers import TINY
+
+
+@pytest.mark.parametrize(
+    ("asked", "accelerator", "world", "shared"),
+    [
+        (None, "cuda", 2, True),
+        (True, "cuda", 2, True),
+        (False, "cuda", 2, False),
+        (None, "cuda", 1, False),
+        (True, "cuda", 1, False),
+        (None, "cpu", 2, False),
+        (False, "cpu", 2, False),
+        (None, "mps", 1, False),
+    ],
+)
+def test_batch_norm_is_shared_on_gpus_unless_it_is_refused(asked, accelerator, world, shared):
+    assert shares_batch_norm(asked, accelerator, world) is shared
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "mps"])
+def test_shared_batch_norm_cannot_be_had_elsewhere(accelerator):
+    with pytest.raises(UserError, match="works on GPUs only"):
+        shares_batch_norm(True, accelerator, 1)
+
+
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_the_command_says_so_before_anything_is_started(tiny_set, tmp_path, capsys, devices):
+    words = ("train", *TINY, "--data-path", str(tiny_set), "--output-dir", str(tmp_path / "out"))
+    assert main([*words, "--sync-bn", "--devices", devices]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("benco: error: --sync-bn: PyTorch's SyncBatchNorm works on GPUs only")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_process_that_fails_is_named_unless_it_has_said_what_is_wrong(
+    tmp_path, monkeypatch, capsys, code
+):
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\n[ "$RANK" = 1 ] && exit {code}\nexec sleep 3600\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    assert launch_processes(2, ["train"]) == code
+    error = capsys.readouterr().err
+    assert ("process 2 of 2 failed first" in error) == (code == 1)
+    assert "Traceback" not in error
