@@ -61,8 +61,9 @@ SPREAD = 1.5
 TOLERANCES = {"32": 1e-4, "bf16": 5e-2}
 """Largest difference of a probability, by the format that the network is computed in."""
 
-OF_RESIZING = 5e-3
-"""The same where the image was stretched before: OpenCV's processors differ by a level of 255."""
+OF_RESIZING = 4e-2
+"""The same where the image was stretched before: what a change of every sample by up to one level
+of 255 makes (3.2e-2 at most in 25 draws), for OpenCV's code for processors may differ by one."""
 
 FIGURES = (
     *("tp", "fp", "fn", "tn", "f1", "precision", "recall", "iou", "accuracy", "auc", "best_f1"),
