@@ -45,8 +45,9 @@ LFF = "lff"
 LFF_STRIDES = (16, 32)
 """The levels that SparseViT's head reads, as those of its own stages 3 and 4."""
 
-# How timm's families are told to take any image size; the first that one accepts.
-_ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
+# How timm's families are told to take any image size; the first that one accepts. Swin of timm
+# before 1.0.31 accepts the second and does not heed it.
+_ANY_SIZE: tuple[dict[str, bool], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True})
 
 # What this file asks timm for itself.
 _OURS = frozenset({"features_only", "feature_cls", "out_indices", "in_chans", "img_size"})
