@@ -100,6 +100,7 @@ VERBS = {
     "export": Verb(
         "write a checkpoint as a file for OpenVINO, ONNX Runtime or torch.export", "export"
     ),
+    "convert": Verb("convert a checkpoint of IMDLBenCo's to safetensors, and back", "convert"),
     "hub": Verb(
         "save a checkpoint as a Hugging Face model folder, and push it",
         parts={

@@ -111,9 +111,10 @@ class LoadReport:
 
 
 def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
-    """Read the tensors of a .safetensors, .pth or .pt file onto the CPU, running nothing from it.
+    """Read the tensors of a weights file onto the CPU, running nothing from it.
 
-    A pickled file may be a plain state dict, or hold one under `model`, `state_dict` or `network`.
+    It is of safetensors or of torch.save, and may have any name. A pickled file may be a plain
+    state dict, or hold one under `model`, `state_dict` or `network`.
     A prefix that DistributedDataParallel or torch.compile put before every key is removed.
 
     Raises:
@@ -122,10 +123,9 @@ def read_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"{file}: no such weights file.")
-    read = _read_safetensors if file.suffix == ".safetensors" else _read_pickle
+    safe = is_safetensors(file) or file.suffix == ".safetensors"
     try:
-        file.open("rb").close()
-        checkpoint = read(file)
+        checkpoint = (read_safetensors if safe else _read_checkpoint)(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}.") from error
     if not checkpoint.state:
@@ -277,7 +277,25 @@ def guess_model(keys: Iterable[str]) -> str | None:
     return None
 
 
-def _read_safetensors(file: Path) -> Checkpoint:
+def is_safetensors(file: Path) -> bool:
+    """Tell by a file's first bytes (a length of eight, then JSON): its name may be any.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            return opened.read(9)[8:] == b"{"
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}.") from error
+
+
+def read_safetensors(file: Path) -> Checkpoint:
+    """Read a safetensors file onto the CPU, its names as they stand.
+
+    Raises:
+        UserError: It is none, or damaged.
+    """
     try:
         with safetensors.safe_open(file, framework="pt", device="cpu") as opened:
             names = opened.keys()
@@ -287,7 +305,12 @@ def _read_safetensors(file: Path) -> Checkpoint:
         raise UserError(f"{file}: no safetensors file, or a damaged one ({error}).") from error
 
 
-def _read_pickle(file: Path) -> Checkpoint:
+def read_pickle(file: Path) -> dict[Any, Any]:
+    """Read what a file of torch.save holds onto the CPU, running nothing from it.
+
+    Raises:
+        UserError: It is none, damaged, would run code, or holds no dict.
+    """
     try:
         with torch.serialization.safe_globals(ALLOWED_GLOBALS), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # odd pickle protocols; the error says it
@@ -298,7 +321,11 @@ def _read_pickle(file: Path) -> Checkpoint:
         raise UserError(f"{file}: truncated or damaged, or no checkpoint at all.") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds a {type(content).__name__}, not the weights of a model.")
-    return _from_content(content)
+    return content
+
+
+def _read_checkpoint(file: Path) -> Checkpoint:
+    return _from_content(read_pickle(file))
 
 
 def _refusal(message: str) -> str:
