@@ -76,6 +76,7 @@ VERBS = {
     "robust": Verb("test models on perturbed photographs and draw the curves", "robust"),
     "score": Verb("score maps that another program made, as rows of the same tables", "score"),
     "table": Verb("make tables from stored results", "table"),
+    "detection": Verb("show how well image scores detect, and their reliability", "detection"),
     "thresholds": Verb(
         "draw pixel F1 against thresholds: what of a difference is calibration", "thresholds"
     ),

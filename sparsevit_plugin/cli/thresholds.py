@@ -80,6 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="score maps at the model's size (default) or at the photograph's own (image)",
     )
     parser.add_argument(
+        "--allow-mixed",
+        action="store_true",
+        help="show rows whose checkpoints were chosen on different things, as benco table",
+    )
+    parser.add_argument(
         "--level", type=float, default=0.95, metavar="P", help="of the intervals (default: 0.95)"
     )
     parser.add_argument(
@@ -122,6 +127,7 @@ def run(args: argparse.Namespace) -> int:
         ),
         against=args.against,
         choose_on=args.choose_on,
+        allow_mixed=args.allow_mixed,
         level=args.level,
         samples=args.draws,
     )

@@ -411,9 +411,9 @@ def _image_level(rows: pd.DataFrame, conventions: Conventions, codes: Codes) -> 
     value = np.full(codes.cells, np.nan)
     places = np.flatnonzero(usable)
     in_order = places[np.argsort(codes.cell[places], kind="stable")]
-    for cell, part in zip(
-        np.flatnonzero(n), np.split(in_order, np.cumsum(n[n > 0])[:-1]), strict=True
-    ):
+    # Nothing split makes one empty part.
+    parts = np.split(in_order, np.cumsum(n[n > 0])[:-1]) if places.size else []
+    for cell, part in zip(np.flatnonzero(n), parts, strict=True):
         figures = compute(labels[part].astype(np.int64), scores[part], float(thresholds[part[0]]))
         value[cell] = getattr(figures, conventions.figure.column)
     return _figures(codes, total > 0, value, n, total - n)

@@ -17,6 +17,7 @@ over source photographs; a set oracle is chosen anew in every resample, the vali
 what it is.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +30,7 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results import describe
 from sparsevit_plugin.results.aggregate import (
     Conventions,
+    Selected,
     choose_sets,
     codes_of,
     is_validation,
@@ -41,6 +43,7 @@ from sparsevit_plugin.results.rows import Member, TableRow, choose_rows, find_ro
 from sparsevit_plugin.results.seeds import AVERAGE
 from sparsevit_plugin.results.statistics import base_photographs
 from sparsevit_plugin.results.store import Cell, Results, read_histograms
+from sparsevit_plugin.results.terms import apart
 
 BINS: Final = 256
 HALF: Final = BINS // 2
@@ -52,6 +55,7 @@ CALIBRATION: Final = "calibration"
 THRESHOLDS: Final = np.arange(BINS + 1) / BINS
 """At 0 every pixel is predicted, also one of value 0."""
 
+_WITH_THRESHOLD: Final = re.compile(r" at threshold > [\d.]+")
 _WORK: Final = 1 << 22  # numbers of one block of resamples
 
 Array = NDArray[np.float64]
@@ -139,6 +143,7 @@ def build_thresholds(
     protocol: str | None = None,
     against: str = AUTOMATIC,
     choose_on: str = "",
+    allow_mixed: bool = False,
     level: float = 0.95,
     samples: int = 10_000,
     seed: int = 0,
@@ -156,15 +161,18 @@ def build_thresholds(
             there, else the first row.
         choose_on: A set of the results to choose the validation threshold on, in the place of the
             hold-out of each training; it is none of the test sets then.
+        allow_mixed: Whether rows may differ in what their checkpoint was chosen on, which a remark
+            says then.
         level: Of the intervals.
         samples: Bootstrap resamples.
         seed: Of the resampling.
 
     Raises:
-        UserError: There are no such rows, or rows without histograms.
+        UserError: There are no such rows, rows without histograms, or rows of different terms.
     """
     conventions = Conventions("pixel_f1", authentic, score_at)
-    chosen = select_rows(results.rows.reset_index(drop=True), conventions, names=True)
+    stored = results.rows.reset_index(drop=True)
+    chosen = select_rows(stored, conventions, names=True)
     columns = protocol_columns(protocol) if protocol else None
     names = _test_sets(chosen, sets, columns.sets if columns else None, choose_on)
     tested = chosen[chosen["dataset"].isin(names)]
@@ -178,6 +186,10 @@ def build_thresholds(
     source = _Source(results, chosen, conventions)
     cells = source.cells_of([one for row in shown for one in row.manifest_ids], names)
     describe.refuse_conflicts(cells)
+    selected = Selected(stored, tested, codes_of(tested))
+    _, differing = apart(selected, shown, conventions, with_threshold=False)
+    if not allow_mixed:
+        describe.refuse_mixed(differing, [])
     thresholds = {
         member.manifest_id: source.choose(member, choose_on)
         for row in shown
@@ -200,7 +212,13 @@ def build_thresholds(
         differences=study.differences(_reference(shown, against)),
         curves=study.curves(),
         caption=f"{caption} {_explained(study, choose_on)}",
-        remarks=study.remarks(choose_on),
+        remarks=[
+            *study.remarks(choose_on),
+            *(
+                f"{label}: {', '.join(words)}, unlike the rest."
+                for label, words in differing.items()
+            ),
+        ],
         unit=units.word,
     )
 

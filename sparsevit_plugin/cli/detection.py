@@ -1,0 +1,113 @@
+"""`benco detection`: image-level figures and reliability, from stored rows; nothing runs again."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Final
+
+from sparsevit_plugin.cli.parser import listed
+from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import prove_writable, write_text_atomic
+from sparsevit_plugin.results.conventions import UNPERTURBED
+
+_FOLDER: Final = "detection"
+_MOST_DIGITS: Final = 9
+_FIGURES: Final = ("reliability.pdf", "reliability.png")
+
+_EXAMPLES = """\
+examples:
+  benco detection mvss-with-authentic
+  benco detection runs/a runs/b --sets NIST16_world --out figures
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `benco detection`."""
+    parser.description = (
+        "Say how well image scores tell tampered photographs from authentic ones, and how well "
+        "they are calibrated, with a reliability plot. docs/detection.md."
+    )
+    parser.epilog = _EXAMPLES
+    parser.add_argument(
+        "what",
+        nargs="+",
+        metavar="PROTOCOL_OR_FOLDER",
+        help="a protocol's name, which means its folder below --runs, or folders of runs",
+    )
+    parser.add_argument(
+        "--runs", default="runs", metavar="DIR", help="where runs are (default: runs)"
+    )
+    parser.add_argument(
+        "--protocol", metavar="NAME", help="the protocol whose sets to show, for folders"
+    )
+    parser.add_argument(
+        "--rows",
+        "--models",
+        metavar="NAME[,NAME...]",
+        help="models to show, in this order: models, labels or groups (default: all)",
+    )
+    parser.add_argument("--sets", metavar="NAME[,NAME...]", help="sets, in this order (all)")
+    parser.add_argument(
+        "--perturbation",
+        default=UNPERTURBED,
+        metavar="NAME",
+        help="rows of photographs that were perturbed so, as jpeg:75 (default: none)",
+    )
+    parser.add_argument(
+        "--allow-mixed", action="store_true", help="show rows of different terms, as benco table"
+    )
+    parser.add_argument(
+        "--digits", type=int, default=3, metavar="N", help="after the point (default: 3)"
+    )
+    parser.add_argument(
+        "--out",
+        default="",
+        metavar="DIR",
+        help=f"where tables and figures go (default: {_FOLDER} in the first folder)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write tables and figures, and print the table.
+
+    Raises:
+        UserError: There are no fitting rows, or a name is unknown.
+    """
+    if not 0 <= args.digits <= _MOST_DIGITS:
+        raise UserError(f"--digits {args.digits}: give 0 to {_MOST_DIGITS}")
+    from sparsevit_plugin.cli.table import chosen_protocol, results_folder
+    from sparsevit_plugin.results.columns import is_protocol
+    from sparsevit_plugin.results.detection import build_detection
+    from sparsevit_plugin.results.detection_plots import write_reliability_plot
+    from sparsevit_plugin.results.render import print_grid
+    from sparsevit_plugin.results.store import load
+
+    folders = [results_folder(word, Path(args.runs)) for word in args.what]
+    out = Path(args.out) if args.out else folders[0] / _FOLDER
+    prove_writable(out, "--out")
+    study = build_detection(
+        load(*folders),
+        rows=listed(args.rows),
+        sets=listed(args.sets),
+        protocol=chosen_protocol(
+            args, lambda word: word if is_protocol(word) else None, "a table of detection"
+        ),
+        perturbation=args.perturbation,
+        allow_mixed=args.allow_mixed,
+    )
+    texts = {
+        "detection.md": study.to_markdown(args.digits),
+        "detection.tex": study.to_latex(args.digits),
+        "detection.csv": study.figures_csv(),
+        "reliability.csv": study.reliability_csv(),
+    }
+    for name, text in texts.items():
+        write_text_atomic(out / name, text)
+    figures = _FIGURES if study.sets else ()
+    for name in figures:
+        write_reliability_plot(study, out / name)
+    print_grid(study.grid(args.digits), study.lines(), sys.stdout, names=2)
+    if not figures:
+        print("no reliability plot: no set has both classes and scores that are probabilities")
+    print(f"wrote {', '.join([*texts, *figures])} into {out}")
+    return 0
