@@ -13,7 +13,7 @@ gem       logit of (mean p^3)^(1/3): generalised-mean pooling with the exponent 
           Tolias and Chum start from (TPAMI 2019, arXiv:1711.02512), of p because it needs numbers
           that are not negative
 linear    a learned linear layer over four poolings of the map (max, topk, mean of z, gem), as
-          TruFor pools its maps for its detector (Guillaro et al., CVPR 2023, section 3.3), and, of
+          TruFor pools its maps for its detector (Guillaro et al., CVPR 2023), and, of
           models that say where they are, over the averages of their deepest features
 ========  =========================================================================================
 

@@ -114,7 +114,11 @@ def _scores(of_set: pd.DataFrame, row: TableRow, conventions: Conventions) -> Mo
         missed=float((defined == 0).mean()) if len(defined) else math.nan,
         charts=tuple(
             chart
-            for chart in (_score_chart(tampered, authentic), _f1_chart(f1))
+            for chart in (
+                _score_chart(tampered, authentic),
+                _reliability_chart(tampered, authentic),
+                _f1_chart(f1),
+            )
             if chart is not None
         ),
     )
@@ -152,6 +156,33 @@ def _score_chart(tampered: NDArray[np.float64], authentic: NDArray[np.float64]) 
         f"{'; '.join(words)}.",
         (0.0, _top(series)),
         steps=True,
+    )
+
+
+def _reliability_chart(
+    tampered: NDArray[np.float64], authentic: NDArray[np.float64]
+) -> Chart | None:
+    """Draw whether scores are probabilities; nothing with one class, or where they are none."""
+    from sparsevit_plugin.harness.metrics import image_metrics, reliability  # imports torch
+
+    kept = [values[np.isfinite(values)] for values in (authentic, tampered)]
+    if not all(map(len, kept)):
+        return None
+    labels, scores = np.repeat([0, 1], [len(values) for values in kept]), np.concatenate(kept)
+    bins = reliability(labels, scores)
+    if bins is None:
+        return None
+    filled = bins.count > 0
+    x, y = (values[filled].tolist() for values in (bins.mean_score, bins.tampered_share))
+    series = (
+        Series(f"scores (n={len(scores)})", x, y, _STYLES[TAMPERED]),
+        Series("probabilities", [0.0, 1.0], [0.0, 1.0], _STYLES[AUTHENTIC]),
+    )
+    error = image_metrics(labels, scores).ece
+    words = f"Expected calibration error {error:.3f}, in {len(bins.count)} bins of equal width."
+    one = (0.0, 1.0)
+    return Chart(
+        "Reliability of image scores", "mean score", "share tampered", series, words, one, one
     )
 
 

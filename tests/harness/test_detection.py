@@ -245,3 +245,23 @@ def test_any_models_map_is_pooled(mixed_set, tmp_path):
     out = model(**BATCH, label=LABEL)
     assert out["pred_label"].shape == (2,)
     assert math.isfinite(float(out["backward_loss"]))
+
+
+def test_a_protocol_may_ask_for_detection():
+    from sparsevit_plugin.protocol.keys import testing_content, training_content
+    from sparsevit_plugin.protocol.plan import testing_config
+    from sparsevit_plugin.protocol.request import Request, read_rows, row_config
+    from sparsevit_plugin.protocol.schema import load_protocol
+
+    found = {}
+    for name in ("mvss-with-authentic", "mvss-detection"):
+        protocol = load_protocol(name)
+        request = Request(name, ("SparseViT_tiny",), device="cpu")
+        (row,) = read_rows(request, protocol)
+        found[name] = row_config(request, protocol, row, 0)
+    plain, detecting = found.values()
+    assert detection.detection_of(plain) is None
+    assert detection.detection_of(testing_config(detecting)).head == "max"
+    assert not set(training_content(plain, 1)["options"]) & {"task", "image_head"}
+    assert training_content(detecting, 1)["options"]["task"] == "detection"
+    assert testing_content(testing_config(detecting), "w")["options"]["task"] == "detection"

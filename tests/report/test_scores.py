@@ -40,7 +40,10 @@ def test_quartiles_are_those_of_the_images(found):
 
 def test_charts_hold_every_image_that_has_a_figure(found):
     first, second = found[0].models
-    scores, f1 = first.charts
+    scores, reliability, f1 = first.charts
+    assert reliability.series[0].name == "scores (n=7)"
+    assert sum(reliability.series[0].y) > 0
+    assert "15 bins" in reliability.description
     assert [one.name for one in scores.series] == ["authentic (n=2)", "tampered (n=5)"]
     assert all(sum(one.y) == pytest.approx(1) for one in (*scores.series, *f1.series))
     # Without scores there is the distribution of F1 alone.
