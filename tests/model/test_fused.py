@@ -36,6 +36,7 @@ def maps(model, image, **more):
         {"head": "sum"},
         {"head": "concat"},
         {"head": "last"},
+        {"head": "mlp"},
         {"lff_dim": 96},  # the taps of stage 3 have the head's width: no projection
         {"qkv_bias": False},
         {"taps3": (1,), "image_pooling": "mean"},

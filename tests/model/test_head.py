@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sparsevit_plugin.model.head import FusionHead, enlarge
+from sparsevit_plugin.model.backbone import grid_size
+from sparsevit_plugin.model.head import FusionHead, MlpDecoder, enlarge
+from sparsevit_plugin.model.sparsevit import SparseViT_tiny
 
 
 def taps(widths3, widths4, height, width):
@@ -72,3 +74,37 @@ def test_enlarged_odd_grids_keep_their_scale():
     ramp = torch.arange(4.0).expand(1, 1, 3, 4)
     assert enlarge(ramp, (5, 7)).shape == (1, 1, 5, 7)
     torch.testing.assert_close(enlarge(ramp, (5, 7))[0, 0, 0, 1:6].diff(), torch.full((4,), 0.5))
+
+
+def test_sparsevits_decoder_reads_the_last_map_of_every_stage():
+    torch.manual_seed(0)
+    model = SparseViT_tiny(head="mlp", lff_dim=24).eval()
+    assert type(model.lmu) is MlpDecoder
+    assert [layer.in_channels for layer in model.lmu.projections] == [32, 64, 96, 128]
+    image = torch.randn(1, 3, 70, 131)
+    with torch.no_grad():
+        maps = model.encoder_net.stage_maps(image)
+        taps3, taps4 = model.encoder_net(image)
+        small = model.lmu(maps)
+        logits = model.logits(image)
+    sizes = [grid_size(70, 131, stage) for stage in (1, 2, 3, 4)]
+    assert [tuple(one.shape[-2:]) for one in maps] == sizes
+    assert torch.equal(maps[2], taps3[-1].permute(0, 3, 1, 2))
+    assert torch.equal(maps[3], taps4[-1].permute(0, 3, 1, 2))
+    assert small.shape == (1, 1, *sizes[0])
+    enlarged = F.interpolate(small, scale_factor=4, mode="bilinear", align_corners=False)
+    assert torch.equal(logits, enlarged[..., :70, :131])
+
+
+def test_the_decoder_is_segformers_written_out():
+    torch.manual_seed(0)
+    decoder = MlpDecoder((3, 5), dim=4).eval()
+    fine, coarse = torch.randn(2, 3, 8, 6), torch.randn(2, 5, 4, 3)
+    large = F.interpolate(coarse, size=(8, 6), mode="bilinear", align_corners=False)
+    # Projection is linear and interpolation keeps constants: their order does not matter.
+    both = [layer(x) for layer, x in zip(decoder.projections, (fine, large), strict=True)]
+    norm = decoder.fuse[1]
+    fused = F.conv2d(torch.cat(both, 1), decoder.fuse[0].weight)
+    fused = torch.relu(fused / (1 + norm.eps) ** 0.5)  # statistics of a fresh norm: 0 and 1
+    wanted = decoder.classifier(fused)
+    torch.testing.assert_close(decoder((fine, coarse)), wanted, rtol=1e-5, atol=1e-6)

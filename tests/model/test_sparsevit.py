@@ -50,7 +50,7 @@ def test_any_size_trains(height, width, sparsity):
         assert tensor.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("head", ["lff", "sum", "concat", "last"])
+@pytest.mark.parametrize("head", ["lff", "sum", "concat", "last", "mlp"])
 def test_every_parameter_learns(head):
     torch.manual_seed(0)
     model = SparseViT_tiny(head=head, layer_scale_init=0.1, lff_init=1.0, drop_path=0.0)
