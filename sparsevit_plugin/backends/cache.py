@@ -78,6 +78,9 @@ class ExportCache:
     def _make(
         self, target: Path, content: Mapping[str, Any], build: Callable[[Path], None]
     ) -> None:
+        # The lock is held, so what carries this name was left by a process that is dead.
+        for left in self.folder.glob(f".{target.name}.*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
         temporary = self.folder / f".{target.name}.{secrets.token_hex(6)}.tmp"
         try:
             temporary.mkdir()

@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -44,6 +45,7 @@ _MANIFEST = "manifest.json"
 _MANIFEST_KIND = "sparsevit-corpus"
 _MANIFEST_SCHEMA = 1
 _PAIR = 2
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 # An escape for one half of a sign; where the other half is missing, no file can hold the text.
 _HALF_SIGN = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -383,11 +385,25 @@ def _describe(value: object) -> str:
 
 
 def _locate(text: str, base: Path) -> Path | None:
-    """Find a path as written: absolute, or below the JSON's folder, or below the working folder."""
-    for path in (base / text, Path(text)):
-        if _exists(path):
-            return path
+    """Find a path: absolute, or below the JSON's folder, or below the working folder.
+
+    As it is written; else as Windows would read it, with backslashes between the folders; else with
+    its accents as macOS stores them, or as everybody else does.
+    """
+    for name in _spellings(text):
+        for path in (base / name, Path(name)):
+            if _exists(path):
+                return path
     return None
+
+
+def _spellings(text: str) -> Iterator[str]:
+    yield text
+    if "\\" in text:
+        yield (text := text.replace("\\", "/"))
+    if not text.isascii():
+        yield unicodedata.normalize("NFC", text)
+        yield unicodedata.normalize("NFD", text)
 
 
 def _exists(path: Path) -> bool:
@@ -568,14 +584,16 @@ def _locate_records(
         if image is not None and not lost:
             located.append((image, mask))
     if missing:
-        wrong_case = any(text.lower() == NEGATIVE.lower() for text in missing)
+        mend = f"relative paths are sought below {path.parent or '.'} and the working folder"
+        if any(text.lower() == NEGATIVE.lower() for text in missing):
+            mend = f'an authentic image is marked "{NEGATIVE}", with this spelling'
+        elif any(_DRIVE.match(text) for text in missing):
+            mend = "a drive of Windows is not here: write paths relative to the list"
         report(
             Finding(
                 "missing files",
                 f"{path}: {len(missing)} files that it names do not exist",
-                f'an authentic image is marked "{NEGATIVE}", with this spelling'
-                if wrong_case
-                else f"relative paths are sought below {path.parent or '.'} and the working folder",
+                mend,
                 len(missing),
                 tuple(missing[:EXAMPLES]),
             )

@@ -53,6 +53,19 @@ def test_a_damaged_entry_is_made_again(tmp_path, damage):
     assert build.calls == 2
 
 
+def test_what_a_killed_process_left_of_an_entry_goes_when_it_is_made(tmp_path):
+    kept = ExportCache(tmp_path)
+    entry = kept.entry({"model": "a"}, Builder())
+    left, other = (tmp_path / f".{name}.0123.tmp" for name in (entry.name, "0" * 16))
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "half").touch()
+    (entry / "entry.json").unlink()
+    assert kept.entry({"model": "a"}, Builder()) == entry
+    assert not left.exists()
+    assert other.exists()
+
+
 def test_what_fails_leaves_nothing(tmp_path):
     def fail(folder: Path) -> None:
         (folder / "model.bin").write_text("half")
