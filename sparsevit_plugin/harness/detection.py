@@ -256,15 +256,14 @@ class FeatureSource:
 def feature_source(model: nn.Module) -> FeatureSource | None:
     """Return where a model's features are, None where it does not say.
 
-    A model says it by a method `image_features()`, which returns a module whose output is
-    (B, C, h, w), and C. SparseViT's are the last tap of stage 4.
+    A model says it by a method `image_features()`, which returns a module, C, and a function from
+    that module's output to (B, C, h, w). SparseViT's are the last tap of stage 4.
     """
     from sparsevit_plugin.model.backbone import SparseViTBackbone
 
     said = getattr(model, "image_features", None)
     if callable(said):
-        module, channels = said()
-        return FeatureSource(module, channels, pick=lambda output: output)
+        return FeatureSource(*said())
     encoder = getattr(model, "encoder_net", None)
     if isinstance(encoder, SparseViTBackbone):
         return FeatureSource(encoder, encoder.tap_widths()[1][-1], pick=_last_tap)

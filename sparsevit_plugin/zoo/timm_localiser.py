@@ -11,7 +11,7 @@ own head, so that encoder and head can be compared apart. `--model timm:NAME` is
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -187,9 +187,16 @@ class TimmLocaliser(Localiser, nn.Module):
         large = F.interpolate(small.float(), size=size, mode="bilinear", align_corners=False)
         return large[..., :height, :width]
 
+    def image_features(self) -> tuple[nn.Module, int, Callable[[Any], Tensor]]:
+        """Return what a detector's learned head reads: the deepest level (`harness.detection`)."""
+        return self.backbone, self.channels[-1], lambda found: self._read(found)[-1]
+
     def _maps(self, image: Tensor) -> list[Tensor]:
         """Return the levels that are read, B x C x h x w each."""
-        found = self.backbone(image)
+        return self._read(self.backbone(image))
+
+    def _read(self, found: Sequence[Tensor]) -> list[Tensor]:
+        """Pick the levels that are read out of what the backbone gives."""
         maps = [found[level] for level in self.levels]
         return [
             level if level.shape[1] == channels else level.permute(0, 3, 1, 2)

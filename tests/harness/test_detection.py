@@ -180,6 +180,15 @@ def test_sparsevits_learned_head_reads_its_features():
     assert model.image_head.layer.weight.grad[0, 4:].abs().sum() > 0
 
 
+def test_a_timm_backbones_learned_head_reads_its_deepest_level():
+    words = ["--model", "timm:resnet10t", "--image-size", "32", "--device", "cpu"]
+    words += ["--task", "detection", "--image-head", "linear"]
+    model = build_model(resolve("train", words, needs_data=False))
+    assert model.image_head.layer.in_features == 4 + model.channels[-1]
+    model(**BATCH, label=LABEL)["backward_loss"].backward()
+    assert model.image_head.layer.weight.grad[0, 4:].abs().sum() > 0
+
+
 def test_training_and_testing_a_detector(mixed_set, tmp_path, capsys):
     out = tmp_path / "run"
     flags = ("--task", "detection", "--image-head", "linear", "--test-data-path", str(mixed_set))
