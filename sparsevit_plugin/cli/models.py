@@ -169,7 +169,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
     for *start, last in cells:
         columns = [f"{text:{width}}" for text, width in zip(start, widths, strict=True)]
         lines.append("  ".join([*columns, last])[:edge])
-    return "\n".join([*lines, *_weight_lines(rows)])
+    backbones = "timm:NAME is any backbone of timm's that gives feature maps (docs/backbones.md)"
+    return "\n".join([*lines, *_weight_lines(rows), backbones])
 
 
 def _weight_lines(rows: list[dict[str, Any]]) -> list[str]:
