@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -347,7 +348,7 @@ _FAILED = "benco: error: process 2 of 2 failed first"
 def deaths(lab: Lab, args: argparse.Namespace) -> None:
     """Let one process die, or fail: the job must end with its reason, in tests and trainings."""
     test = lab.test_words(lab.folder / "death", model="Struck")
-    train = lab.train_words(lab.folder / "death-train", 2, 1)
+    train = lab.train_words(lab.folder / "death-train", 2, 1, "--overwrite")
     cases = [
         ("killed in a test", test, {"LAB_END": "kill"}, 1, _KILLED),
         ("an error in a test", test, {"LAB_END": "raise"}, 1, _FAILED),
@@ -383,8 +384,6 @@ def bad_image(lab: Lab) -> list[str]:
 
 def two_here(words: list[str], log: Path, told: dict[str, str]) -> Ended:
     """Run a command with `--devices 2`."""
-    import subprocess
-
     began = time.monotonic()
     command = [sys.executable, "-m", "sparsevit_plugin", *words, "--devices", "2"]
     done = subprocess.run(
