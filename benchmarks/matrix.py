@@ -38,29 +38,31 @@ ENDS = {"newest": "highest", "lowest": "lowest-direct"}
 TEST_TOOLS = ("pytest", "hypothesis")
 
 _TRAINING = (
-    "tests/harness/test_train.py::test_a_resumed_run_keeps_its_kernels",
     "tests/harness/test_train.py::test_the_loss_falls",
     "tests/harness/test_train.py::test_last_and_best_and_the_test_rows_are_written",
 )
 TOUCHES = {
-    "timm": ("tests/zoo/test_timm_localiser.py", "tests/model/test_parity.py"),
-    "pandas": ("tests/results", "tests/report/test_report.py"),
-    "scikit-learn": (
-        "tests/harness/test_metrics.py",
-        "tests/harness/test_evaluators.py",
-        "tests/harness/test_corpus.py",
+    "timm": ("tests/zoo/test_timm_localiser.py",),
+    "pandas": (
+        "tests/results/test_tables.py",
+        "tests/results/test_store.py",
+        "tests/results/test_paired.py",
+        "tests/results/test_latex.py",
+        "tests/results/test_html.py",
+        "tests/results/test_robustness.py",
     ),
+    "scikit-learn": ("tests/harness/test_metrics.py", "tests/harness/test_evaluators.py"),
     "torch": (
-        "tests/model",
-        "tests/backends/test_torch.py",
-        "tests/harness/test_predict.py",
-        "tests/explain/test_gradcam.py",
+        "tests/model/test_sparsevit.py",
+        "tests/model/test_weights.py",
+        "tests/model/test_attention.py",
+        "tests/model/test_kernels.py",
         "tests/hub/test_folder.py",
     ),
 }
 """The tests that a library's version can break; every cell adds a registration and a training."""
-ALWAYS = ("tests/test_registration.py", *_TRAINING)
-ALSO = ("tests/harness/test_perturb.py", "tests/harness/test_jpeg.py")
+ALWAYS = ("tests/model/test_register.py", *_TRAINING)
+ALSO = ("tests/harness/test_jpeg.py", "tests/explain/test_gradcam.py")
 """What the two ends run besides: the other libraries differ there."""
 
 
