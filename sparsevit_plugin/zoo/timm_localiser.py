@@ -8,6 +8,7 @@ own head, so that encoder and head can be compared apart. `--model timm:NAME` is
 # The constructor below is read by IMDLBenCo's argument parser: annotations must be plain types, and
 # this file must not postpone their evaluation.
 
+import importlib
 import inspect
 import math
 import re
@@ -208,9 +209,20 @@ class TimmLocaliser(Localiser, nn.Module):
             result: Tensor = self.head(maps)
             return result
         fine = self.strides.count(self.strides[0])
-        grids = [channels_last(level) for level in maps]
-        fused: Tensor = self.head(grids[:fine], grids[fine:], tuple(maps[0].shape[-2:]))
+        size = tuple(maps[0].shape[-2:])
+        half = [-(-side // 2) for side in size]
+        # Families that do not pad their convolutions have coarse maps of less than half.
+        coarse = [_resized(level, half) for level in maps[fine:]]
+        grids = [channels_last(level) for level in (*maps[:fine], *coarse)]
+        fused: Tensor = self.head(grids[:fine], grids[fine:], size)
         return fused
+
+
+def _resized(maps: Tensor, size: list[int]) -> Tensor:
+    """Bring B x C x h x w maps to a size bilinearly, where they have another."""
+    if list(maps.shape[-2:]) == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def read_backbone_arguments(text: str | None) -> dict[str, Any]:
@@ -313,6 +325,8 @@ class _Request:
         Raises:
             UserError: It gives no feature maps, or its weights do not fit.
         """
+        # timm's iFormer looks for it, and numpy 1.26 does not load it by itself.
+        importlib.import_module("numpy._core.multiarray")
         # timm calls this with the whole network and its own conversion of published files; its own
         # function would fetch the file, and take any that half fits.
         with replaced({"timm.models._builder.load_pretrained": self._look}):

@@ -124,6 +124,13 @@ def test_the_fusion_head_refuses_a_backbone_without_its_strides():
         TimmLocaliser("test_efficientnet", head="lff", backbone_arguments="{output_stride: 16}")
 
 
+def test_the_fusion_head_takes_coarse_maps_of_less_than_half():
+    """Inception does not pad its convolutions: of 128 pixels it gives 6 x 6 and 2 x 2 tokens."""
+    model = TimmLocaliser("inception_v3", width=8, head="lff").eval()
+    with torch.no_grad():
+        assert model(**make_item(128, batch=1))["pred_mask"].shape == (1, 1, 128, 128)
+
+
 @pytest.mark.parametrize("extractor", ["sobel", "srm", "bayar", "fft", "dct"])
 def test_the_toolkits_extractors_stand_in_front(extractor):
     torch.manual_seed(0)
