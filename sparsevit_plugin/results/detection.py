@@ -6,6 +6,7 @@
 Scores are the rows' `score`: a detector's own, or one pooled from the map (the caption says which).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,8 @@ from sparsevit_plugin.results.layout import MISSING, number
 from sparsevit_plugin.results.render import to_markdown
 from sparsevit_plugin.results.store import Results
 from sparsevit_plugin.results.tables import Table, build_table
+
+_RANKS: Final = re.compile(r" Bold: best of a column;[^.]*\.")
 
 DETECTION_METRICS: Final = (
     *("image_f1", "image_accuracy", "image_balanced_accuracy"),
@@ -67,8 +70,8 @@ class DetectionStudy:
         return rows
 
     def lines(self) -> list[str]:
-        """Return what stands below the table."""
-        return self.table.lines()
+        """Return what stands below the table, in which no figure is ranked."""
+        return [_RANKS.sub("", line, 1) for line in self.table.lines()]
 
     def to_markdown(self, digits: int = 3) -> str:
         """Return the table and what stands below it as Markdown."""

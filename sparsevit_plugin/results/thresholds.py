@@ -204,9 +204,8 @@ def build_thresholds(
     }
     study = _Study(shown, names, found, thresholds, units, _Drawing(level, samples, seed))
     labels = {one: row.label for row in shown for one in row.manifest_ids}
-    caption = describe.caption(
-        [conventions], tested[tested["manifest_id"].isin(labels)], cells, labels
-    )
+    of_table = tested[tested["manifest_id"].isin(labels)]
+    caption = _WITH_THRESHOLD.sub("", describe.caption([conventions], of_table, cells, labels), 1)
     return ThresholdStudy(
         table=study.table(),
         differences=study.differences(_reference(shown, against)),

@@ -68,6 +68,7 @@ def test_one_class_has_no_figure_and_no_panel(folder):
 def test_what_a_reader_must_know_stands_below(folder):
     words = " ".join(build_detection(load(folder)).lines())
     assert "from the mean of the map's highest 1 % of logits" in words
+    assert "Bold" not in words
     assert "trained for detection: image score by topk, loss weights 0.5 (image)" in words
 
 

@@ -131,6 +131,7 @@ def test_the_four_choices(folder):
         name: np.mean([_curve(v, m) for v, m in maps_of(name, count)], axis=0)
         for name, count in (("one", 8), ("val", 10))
     }
+    assert study.caption.startswith("Pixel F1: mean over tampered images")
     line = line_of(study, "SparseViT", "one")
     chosen = int(np.argmax(curves["val"]))
     assert float(line["validation_threshold"]) * 256 == chosen
