@@ -218,7 +218,9 @@ def maps_and_scores(
         }
     shape_mask = batch.get("shape_mask")
     inside = probability if shape_mask is None else probability.masked_fill(shape_mask == 0, 0.0)
-    return {"pred_mask": probability, "pred_label": inside.flatten(1).amax(1), "pooling": "max"}
+    # As each pixel's value is when it is scored: rounding takes interpolated ones out of [0, 1].
+    score = inside.flatten(1).amax(1).clamp(0, 1)
+    return {"pred_mask": probability, "pred_label": score, "pooling": "max"}
 
 
 def native_map(probability: Tensor, shape: Sequence[int], size: Sequence[int]) -> Tensor:

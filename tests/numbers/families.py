@@ -294,8 +294,7 @@ class _Cell:
     @cached_property
     def of_scores(self) -> dict[str, float]:
         """Image-level figures, of the largest value of each map in single precision."""
-        raw = [one.values.float().numpy()[one.inside].max() for one in self.case.images]
-        scores = np.array(raw, np.float64)
+        scores = np.array([np.float32(scores.max()) for _, scores in self.parts], np.float64)
         return _image_level(np.array(self.case.labels), scores, self.case.threshold)
 
     @cached_property

@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from sparsevit_plugin.harness import evaluators, metrics
+from sparsevit_plugin.harness.evaluate import maps_and_scores
 from sparsevit_plugin.results import aggregate, seeds
 from sparsevit_plugin.results.conventions import METRICS
 from sparsevit_plugin.results.schema import ROW_COLUMNS
@@ -33,6 +35,13 @@ def test_no_metric_is_left_out():
     assert names >= set(evaluators.PIXEL_FIGURES)
     floats = {column.name for column in ROW_COLUMNS if str(column.type) == "double"}
     assert names >= floats - {"score", "threshold"}
+
+
+def test_a_score_that_rounding_took_out_of_range_is_a_probability():
+    """Else the calibration error of its whole set would be undefined."""
+    outside = torch.tensor([-5e-7, 1 + 5e-7]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
+    scored = maps_and_scores({"pred_mask": outside, "pred_label": None}, {})
+    assert scored["pred_label"].tolist() == [0.0, 1.0]
 
 
 # --- a metric that is wrong is seen ---------------------------------------------------------------
