@@ -70,7 +70,10 @@ def assert_equal_runs(one: Path, other: Path) -> None:
             pd.testing.assert_frame_equal(found, wanted, check_exact=True)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model",
+    ["SparseViT_tiny", "unet", pytest.param("timm_resnet50", marks=pytest.mark.system)],
+)
 def test_training_and_testing_again_with_other_loader_processes(sets, tmp_path, model):
     for workers in (0, 2):
         assert main(train_words(model, sets, tmp_path / str(workers), workers)) == 0

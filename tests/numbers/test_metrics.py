@@ -13,7 +13,7 @@ from sparsevit_plugin.results.conventions import METRICS
 from sparsevit_plugin.results.schema import ROW_COLUMNS
 from tests.numbers.families import FAMILIES, try_family
 
-CASES = {"one map": 250, "sets": 100, "seeds and sets": 100}
+CASES = {"one map": 200, "sets": 100, "seeds and sets": 100}
 USUAL = 300
 ENOUGH_DEFINED = 0.15
 
