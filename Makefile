@@ -55,6 +55,7 @@ test-long: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/metrics.py --cases 3000
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --cases 250
 	$(BIN)/python -m pytest -m zoo_full -n 0 --durations 0
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/timm_families.py --check results/backbones.csv
 
 # MATRIX="--python 3.12=/path/to/python3.12" runs that Python too; what is done is not done again.
 matrix: $(STAMP)

@@ -26,6 +26,7 @@ from sparsevit_plugin.zoo.timm_localiser import LFF, TimmLocaliser
 
 SIDE = 64
 WIDTH = 8
+EXTRACTOR = "srm"
 WORKS = "yes"
 BIG = re.compile(r"large|huge|giant|gigantic|xxl|so\d+m|_[gGhHlL]_|enormous|1b|7b")
 """Models that cannot be the smallest of a family that has others."""
@@ -44,7 +45,7 @@ class Outcome:
         side: Of the images that it took; 0 where it took none.
         mlp: "yes", or why there is no localiser with SegFormer's decoder.
         lff: The same with SparseViT's head.
-        extractor: The same with SRM features in front and the decoder; it is built only.
+        extractor: The same with SRM features in front.
         layers: Layers that timm knows of it, for layer-wise rates; 0 where it knows none.
     """
 
@@ -114,32 +115,37 @@ def parameters_of(name: str) -> int:
 
 
 def try_family(family: str, name: str) -> Outcome:
-    """Build the model with both heads, and with an extractor in front."""
+    """Try the model with the decoder, and with SparseViT's head behind an extractor.
+
+    Where these two fail together each is tried alone: a build is most of the time.
+    """
     outcome = Outcome(family, name)
-    outcome.mlp = try_head(outcome, "mlp")
-    outcome.lff = try_head(outcome, LFF)
-    try:
-        side = outcome.side or SIDE
-        TimmLocaliser(name, width=WIDTH, img_size=side, extractor="srm")
-        outcome.extractor = WORKS
-    except UserError as error:
-        outcome.extractor = one_line(error)
+    outcome.mlp = try_model(outcome)
+    both = try_model(outcome, head=LFF, extractor=EXTRACTOR)
+    if both == WORKS:
+        outcome.lff = outcome.extractor = WORKS
+    else:
+        outcome.lff = try_model(outcome, head=LFF)
+        outcome.extractor = try_model(outcome, extractor=EXTRACTOR)
     return outcome
 
 
-def try_head(outcome: Outcome, head: str) -> str:
+def try_model(outcome: Outcome, **arguments: str) -> str:
     """Make a training step and a prediction; return "yes" or the reason why not."""
     reason = ""
-    for side in (SIDE, own_side(outcome.model)):
+    sides = dict.fromkeys((outcome.side or SIDE, own_side(outcome.model)))
+    for side in sides:
         try:
             torch.manual_seed(0)
-            model = TimmLocaliser(outcome.model, width=WIDTH, head=head, img_size=side)
+            model = TimmLocaliser(outcome.model, width=WIDTH, img_size=side, **arguments)
             step(model, side)
         except Exception as error:  # what a family cannot do comes as anything
             reason = one_line(error)
+            if isinstance(error, UserError) and "images only" not in reason:
+                break  # it is not the size
             continue
         outcome.side = side
-        if head != LFF:
+        if not arguments:
             outcome.parameters = sum(p.numel() for p in model.parameters())
             outcome.layers = len(set(model._layer_of.values()))
         return WORKS
