@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevit_plugin.results.columns import is_protocol
     from sparsevit_plugin.results.detection import build_detection
     from sparsevit_plugin.results.detection_plots import write_reliability_plot
+    from sparsevit_plugin.results.panels import too_many
     from sparsevit_plugin.results.render import print_grid
     from sparsevit_plugin.results.store import load
 
@@ -103,11 +104,13 @@ def run(args: argparse.Namespace) -> int:
     }
     for name, text in texts.items():
         write_text_atomic(out / name, text)
-    figures = _FIGURES if study.sets else ()
+    why_not = "" if study.sets else "no set has both classes and scores that are probabilities"
+    why_not = why_not or too_many(len(study.models))
+    figures = () if why_not else _FIGURES
     for name in figures:
         write_reliability_plot(study, out / name)
     print_grid(study.grid(args.digits), study.lines(), sys.stdout, names=2)
-    if not figures:
-        print("no reliability plot: no set has both classes and scores that are probabilities")
+    if why_not:
+        print(f"no reliability plot: {why_not}")
     print(f"wrote {', '.join([*texts, *figures])} into {out}")
     return 0

@@ -147,6 +147,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _write(study: "ThresholdStudy", out: Path, digits: int) -> list[str]:
+    from sparsevit_plugin.results.panels import too_many
     from sparsevit_plugin.results.thresholds_plots import write_threshold_plot
     from sparsevit_plugin.results.thresholds_tables import study_to_latex, study_to_markdown
 
@@ -159,6 +160,10 @@ def _write(study: "ThresholdStudy", out: Path, digits: int) -> list[str]:
     }
     for name, text in texts.items():
         write_text_atomic(out / name, text)
+    why_not = too_many(len(study.models))
+    if why_not:
+        print(f"no figure of the curves: {why_not}")
+        return list(texts)
     for name in _FIGURES:
         write_threshold_plot(study, out / name)
     return [*texts, *_FIGURES]

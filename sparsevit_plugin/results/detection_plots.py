@@ -17,13 +17,12 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results.cost_plots import (
     COLOURS,
     MARKERS,
-    MOST_CURVES,
     STYLE,
     no_formula,
     write_figure,
 )
 from sparsevit_plugin.results.detection import DetectionStudy
-from sparsevit_plugin.results.panels import canvas, legend, name_axes
+from sparsevit_plugin.results.panels import canvas, legend, name_axes, too_many
 
 _TICKS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 _NAMES: Final = ("0", ".25", ".5", ".75", "1")
@@ -52,10 +51,8 @@ def reliability_plot(study: DetectionStudy) -> Figure:
             "no set has both tampered and authentic images and scores that are probabilities: "
             "there is no calibration to draw"
         )
-    if len(models) > MOST_CURVES:
-        raise UserError(
-            f"{len(models)} models: a figure shows at most {MOST_CURVES}, name them by --rows"
-        )
+    if words := too_many(len(models)):
+        raise UserError(words)
     text = (
         "Images in 15 bins of equal width by their score: the share of them that is tampered "
         "against their mean score. Larger markers: more images. On the dotted line scores are "

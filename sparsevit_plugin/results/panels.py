@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from sparsevit_plugin.results.cost_plots import COLUMN_WIDTH, PAGE_WIDTH, no_formula
+from sparsevit_plugin.results.cost_plots import COLUMN_WIDTH, MOST_CURVES, PAGE_WIDTH, no_formula
 
 BAND_ALPHA: Final = 0.15
 
@@ -22,6 +22,13 @@ _LINE_HEIGHT: Final = 0.105  # of the text below
 _SMALL: Final = 6.0  # points
 _SIGNS_PER_INCH: Final = 22.5  # of that text, on average
 _LEGEND_SIGNS_PER_INCH: Final = 11.0  # of the legend's, a marker and gaps apart
+
+
+def too_many(models: int) -> str:
+    """Say why so many models make no figure; empty where they do."""
+    if models <= MOST_CURVES:
+        return ""
+    return f"{models} models: a figure shows at most {MOST_CURVES}, name them by --rows"
 
 
 def canvas(sets: Sequence[str], models: Sequence[str], text: str) -> tuple[Figure, list[Axes]]:

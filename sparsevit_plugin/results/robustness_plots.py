@@ -24,12 +24,11 @@ from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
 from sparsevit_plugin.results.cost_plots import (
     COLOURS,
     MARKERS,
-    MOST_CURVES,
     STYLE,
     no_formula,
     write_figure,
 )
-from sparsevit_plugin.results.panels import BAND_ALPHA, canvas, legend, name_axes
+from sparsevit_plugin.results.panels import BAND_ALPHA, canvas, legend, name_axes, too_many
 from sparsevit_plugin.results.robustness import BAND, KINDS, Curves, Kind
 
 FORMATS: Final = ("pdf", "png")
@@ -87,10 +86,8 @@ def robustness_plot(curves: Curves, kind: str, metric: str | None = None) -> Fig
     perturbed = frame[frame["kind"] == kind]
     frame = frame[frame["set"].isin(perturbed["set"]) & frame["model"].isin(perturbed["model"])]
     models = list(dict.fromkeys(frame["model"]))
-    if len(models) > MOST_CURVES:
-        raise UserError(
-            f"{len(models)} models: a figure shows at most {MOST_CURVES}, name them by --rows"
-        )
+    if words := too_many(len(models)):
+        raise UserError(words)
     known = KINDS.get(kind) or Kind(kind, kind, numeric=False)
     sets = list(dict.fromkeys(frame["set"]))
     short = curves.short[metric]

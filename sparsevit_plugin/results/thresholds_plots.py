@@ -12,12 +12,11 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results.cost_plots import (
     COLOURS,
     MARKERS,
-    MOST_CURVES,
     STYLE,
     no_formula,
     write_figure,
 )
-from sparsevit_plugin.results.panels import BAND_ALPHA, canvas, legend, name_axes
+from sparsevit_plugin.results.panels import BAND_ALPHA, canvas, legend, name_axes, too_many
 from sparsevit_plugin.results.thresholds import BINS, HALF, ThresholdStudy
 
 _LINE: Final = 1.1
@@ -41,10 +40,8 @@ def threshold_plot(study: ThresholdStudy) -> Figure:
         UserError: There are too many models to tell apart.
     """
     models, sets = study.models, study.sets
-    if len(models) > MOST_CURVES:
-        raise UserError(
-            f"{len(models)} models: a figure shows at most {MOST_CURVES}, name them by --rows"
-        )
+    if words := too_many(len(models)):
+        raise UserError(words)
     text = (
         "Mean pixel F1 over images against the threshold, at k/256. Filled marker: the threshold "
         "that the hold-out of the training chose. Hollow marker: the best one of the set, an "

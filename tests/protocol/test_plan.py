@@ -279,8 +279,11 @@ def test_a_limited_run_hides_no_full_one(lab):
     run_all(lab, lab.plan())
     run_all(lab, lab.plan(settings={"limit_images": "2"}))
     assert missing(lab) == (0, 0)
-    rows = load(lab.runs / "lab").table("pixel_f1").rows
+    results = load(lab.runs / "lab")
+    rows = results.table("pixel_f1", allow_mixed=True).rows
     assert [row.group for row in rows] == ["", "2 images of every set at most"]
+    with pytest.raises(UserError, match="--allow-mixed"):
+        results.table("pixel_f1")
 
 
 def test_checkpoints_of_one_name_are_told_apart_by_their_folders(lab):

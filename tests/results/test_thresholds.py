@@ -290,6 +290,15 @@ def test_bad_input_is_one_line(folder, tmp_path, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
+def test_more_models_than_a_figure_shows_have_their_tables(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sparsevit_plugin.results.panels.MOST_CURVES", 1)
+    out = tmp_path / "many"
+    assert main(["thresholds", str(folder), "--out", str(out), "--draws", "200"]) == 0
+    assert "a figure shows at most 1, name them by --rows" in capsys.readouterr().out
+    assert (out / "curves.csv").is_file()
+    assert not list(out.glob("*.p*"))
+
+
 def test_tables_in_markdown_and_latex(folder):
     study = build_thresholds(load(folder), samples=100)
     markdown = study_to_markdown(study)
