@@ -8,6 +8,7 @@ own head, so that encoder and head can be compared apart. `--model timm:NAME` is
 # The constructor below is read by IMDLBenCo's argument parser: annotations must be plain types, and
 # this file must not postpone their evaluation.
 
+import contextlib
 import importlib
 import inspect
 import math
@@ -325,8 +326,9 @@ class _Request:
         Raises:
             UserError: It gives no feature maps, or its weights do not fit.
         """
-        # timm's iFormer looks for it, and numpy 1.26 does not load it by itself.
-        importlib.import_module("numpy._core.multiarray")
+        # timm's iFormer looks for it, and numpy 1.26 does not load it by itself; 1.26.0 has none.
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module("numpy._core.multiarray")
         # timm calls this with the whole network and its own conversion of published files; its own
         # function would fetch the file, and take any that half fits.
         with replaced({"timm.models._builder.load_pretrained": self._look}):
