@@ -182,7 +182,7 @@ def plan(interpreters: dict[str, str]) -> list[Cell]:
         Cell(f"lowest {library}", RUN, "highest", library, sys.executable) for library in LIBRARIES
     ]
     others = [
-        Cell(f"{name}, Python {version}", version, how, "", _given(interpreters, name, version))
+        Cell(f"{name} on Python {version}", version, how, "", _given(interpreters, name, version))
         for version in RESOLVED
         for name, how in ENDS.items()
     ]
