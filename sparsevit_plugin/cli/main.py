@@ -63,7 +63,7 @@ VERBS = {
         },
     ),
     "protocol": Verb(
-        "run every model on every set of a protocol; see how far it is",
+        "run every model on every set of a protocol; its state",
         parts={
             "list": Verb("list the protocols", "protocol_list"),
             "show": Verb("show what a protocol or a recipe says, and its sources", "protocol_show"),
@@ -76,10 +76,8 @@ VERBS = {
     "robust": Verb("test models on perturbed photographs and draw the curves", "robust"),
     "score": Verb("score maps that another program made, as rows of the same tables", "score"),
     "table": Verb("make tables from stored results", "table"),
-    "detection": Verb("show how well image scores detect, and their reliability", "detection"),
-    "thresholds": Verb(
-        "draw pixel F1 against thresholds: what of a difference is calibration", "thresholds"
-    ),
+    "detection": Verb("show how well image scores detect; their reliability", "detection"),
+    "thresholds": Verb("draw pixel F1 against thresholds; say what is calibration", "thresholds"),
     "report": Verb("write runs or a protocol as one HTML page", "report"),
     "complexity": Verb(
         "count parameters, MACs, FLOPs and activation memory of models", "complexity"
