@@ -11,7 +11,7 @@ import torch
 
 from sparsevit_plugin.cards.reading import parse_yaml, read_yaml
 from sparsevit_plugin.errors import UserError, one_line
-from sparsevit_plugin.files import parse_json, write_text_atomic
+from sparsevit_plugin.files import file_name, parse_json, write_text_atomic
 from sparsevit_plugin.harness.checkpoint import load_state
 from sparsevit_plugin.harness.images import BadImage, decode_image
 from sparsevit_plugin.harness.mask_rules import read_ruled_mask
@@ -20,7 +20,6 @@ from sparsevit_plugin.harness.sources import read_source
 from sparsevit_plugin.harness.testing import recorded_settings
 from sparsevit_plugin.hub.config import read_config
 from sparsevit_plugin.model.weights import save_safetensors
-from sparsevit_plugin.protocol.folder import file_name
 from sparsevit_plugin.report.training import _point
 from sparsevit_plugin.results.store import Store, load
 from tests.fuzz.mutate import yaml_attacks

@@ -202,7 +202,7 @@ def scored(draw) -> Scored:
     """Draw the scores of a set: probabilities, ties, or logits as a model of one's own gives."""
     elements = draw(
         st.sampled_from(
-            [LEVELS, LOGITS, FREE, st.floats(-1e30, 1e30), st.just(draw(LEVELS | LOGITS))]
+            [LEVELS, FREE, LEVELS, FREE, LOGITS, st.floats(-1e30, 1e30), st.just(draw(LEVELS))]
         )
     )
     count = draw(st.integers(0, 4) | st.integers(2, 40))
