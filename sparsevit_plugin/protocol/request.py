@@ -238,7 +238,7 @@ def row_config(request: Request, protocol: Protocol, row: Row, seed: int) -> Con
 def row_arguments(request: Request, protocol: Protocol, row: Row, seed: int) -> list[str]:
     """Return the words that `benco train` or `benco test` would take for a row."""
     chosen = {
-        **protocol.options,
+        **_of_protocol(request, protocol, row),
         **_of_defects(request, row.card),
         **_of_tiny(request, row),
         **row.arguments,
@@ -288,6 +288,13 @@ def _values_of_the_side(
         "weights": request.weights or protocol.weights,
         "weights_root": request.weights_root,
     }
+
+
+def _of_protocol(request: Request, protocol: Protocol, row: Row) -> dict[str, Any]:
+    """Return the protocol's options; its size gives way to a ready checkpoint's and to `--tiny`."""
+    if not request.tiny and row.checkpoint is None:
+        return protocol.options
+    return {name: value for name, value in protocol.options.items() if name != "image_size"}
 
 
 def _of_defects(request: Request, card: ModelCard) -> dict[str, Any]:

@@ -321,6 +321,17 @@ def test_a_protocol_settles_no_option_of_the_command(lab, name):
         lab.plan()
 
 
+def test_a_protocols_size_gives_way_to_that_of_a_ready_checkpoint_and_of_tiny(lab):
+    run_all(lab, lab.plan())
+    best = next(lab.folder.path.glob("train/*/best.safetensors"))
+    usual = lab.plan().jobs[0].config.image_size
+    protocol = lab.root / "registry/protocols/lab.yaml"
+    protocol.write_text(f"{protocol.read_text()}options: {{image_size: {2 * usual}}}\n")
+    assert lab.plan().jobs[0].config.image_size == 2 * usual
+    assert lab.plan(models=(f"Plain@{best}",)).jobs[0].config.image_size == usual
+    assert lab.plan(tiny=True).jobs[0].config.image_size == usual
+
+
 def test_a_training_goes_on_although_its_test_batch_differs(lab):
     plan = lab.plan()
     (job,) = plan.jobs
