@@ -16,6 +16,7 @@ from sparsevit_plugin.cli.complexity_plot import (
     score_column,
 )
 from sparsevit_plugin.cli.complexity_time import add_time_arguments, check_time_arguments, measured
+from sparsevit_plugin.cli.stored_options import check_digits
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.files import write_text_atomic
 from sparsevit_plugin.results.conventions import FORMATS, METRICS
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 ALL = "all"
 OWN = "own"
-_MOST_DIGITS = 9
 _LONGEST_SIDE = 16384  # the counted photograph is drawn: this one takes 0.8 GB
 _SHORT_COUNTERS = {"torch": "torch.utils.flop_counter", "fvcore": "fvcore", "hand": "hand"}
 
@@ -264,8 +264,7 @@ def _is_backbone(label: str) -> bool:
 
 
 def _check(args: argparse.Namespace, sides: Sequence[int | None]) -> None:
-    if not 0 <= args.digits <= _MOST_DIGITS:
-        raise UserError(f"--digits {args.digits}: give 0 to {_MOST_DIGITS}")
+    check_digits(args.digits)
     if args.standalone and args.format != "latex":
         raise UserError("--standalone is of --format latex")
     if args.module_depth is not None and (args.module_depth < 0 or len(sides) > 1):

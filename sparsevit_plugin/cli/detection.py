@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Final
 
 from sparsevit_plugin.cli.parser import listed
-from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.cli.stored_options import (
+    add_allow_mixed,
+    add_choice,
+    add_digits,
+    add_perturbation,
+    add_sources,
+    check_digits,
+)
 from sparsevit_plugin.files import prove_writable, write_text_atomic
-from sparsevit_plugin.results.conventions import UNPERTURBED
 
 _FOLDER: Final = "detection"
-_MOST_DIGITS: Final = 9
 _FIGURES: Final = ("reliability.pdf", "reliability.png")
 
 _EXAMPLES = """\
@@ -28,37 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "they are calibrated, with a reliability plot. docs/detection.md."
     )
     parser.epilog = _EXAMPLES
-    parser.add_argument(
-        "what",
-        nargs="+",
-        metavar="PROTOCOL_OR_FOLDER",
-        help="a protocol's name, which means its folder below --runs, or folders of runs",
-    )
-    parser.add_argument(
-        "--runs", default="runs", metavar="DIR", help="where runs are (default: runs)"
-    )
-    parser.add_argument(
-        "--protocol", metavar="NAME", help="the protocol whose sets to show, for folders"
-    )
-    parser.add_argument(
-        "--rows",
-        "--models",
-        metavar="NAME[,NAME...]",
-        help="models to show, in this order: models, labels or groups (default: all)",
-    )
-    parser.add_argument("--sets", metavar="NAME[,NAME...]", help="sets, in this order (all)")
-    parser.add_argument(
-        "--perturbation",
-        default=UNPERTURBED,
-        metavar="NAME",
-        help="rows of photographs that were perturbed so, as jpeg:75 (default: none)",
-    )
-    parser.add_argument(
-        "--allow-mixed", action="store_true", help="show rows of different terms, as benco table"
-    )
-    parser.add_argument(
-        "--digits", type=int, default=3, metavar="N", help="after the point (default: 3)"
-    )
+    add_sources(parser)
+    add_choice(parser)
+    add_perturbation(parser)
+    add_allow_mixed(parser)
+    add_digits(parser)
     parser.add_argument(
         "--out",
         default="",
@@ -73,8 +52,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: There are no fitting rows, or a name is unknown.
     """
-    if not 0 <= args.digits <= _MOST_DIGITS:
-        raise UserError(f"--digits {args.digits}: give 0 to {_MOST_DIGITS}")
+    check_digits(args.digits)
     from sparsevit_plugin.cli.table import chosen_protocol, results_folder
     from sparsevit_plugin.results.columns import is_protocol
     from sparsevit_plugin.results.detection import build_detection

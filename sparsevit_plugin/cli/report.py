@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsevit_plugin.cli.parser import listed
+from sparsevit_plugin.cli.stored_options import check_digits
 from sparsevit_plugin.cli.table import chosen_protocol, results_folder
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results.conventions import AUTHENTIC, EVALUATORS, METRICS, SCORE_AT
@@ -12,7 +13,6 @@ from sparsevit_plugin.results.conventions import AUTHENTIC, EVALUATORS, METRICS,
 if TYPE_CHECKING:
     from sparsevit_plugin.report.collect import Request
 
-_MOST_DIGITS = 9
 _EPILOG = """\
 The page holds the cross-dataset table, robustness curves where photographs were perturbed, the
 distributions of single images, the best and worst images with mask and map, training curves,
@@ -113,8 +113,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if args.images < 0:
         raise UserError(f"--images {args.images}: give 0 or more")
-    if not 0 <= args.digits <= _MOST_DIGITS:
-        raise UserError(f"--digits {args.digits}: give 0 to {_MOST_DIGITS}")
+    check_digits(args.digits)
     from sparsevit_plugin.cli.progress import shown_progress
     from sparsevit_plugin.report.collect import collect
     from sparsevit_plugin.report.render import refuse_other_file, write

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from sparsevit_plugin.cli.parser import listed
 from sparsevit_plugin.cli.protocol_run import add_run_arguments
+from sparsevit_plugin.cli.stored_options import check_digits
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import prove_writable, write_text_atomic
 from sparsevit_plugin.results.conventions import (
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _FOLDER: Final = "robustness"
 _FEWEST_DRAWS: Final = 100
-_MOST_DIGITS: Final = 9
 
 _EXAMPLES = """\
 examples:
@@ -150,8 +150,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not 0 <= args.digits <= _MOST_DIGITS:
-        raise UserError(f"--digits {args.digits}: give 0 to {_MOST_DIGITS}")
+    check_digits(args.digits)
     if not 0 < args.level < 1:
         raise UserError(f"--level {args.level:g}: give a share such as 0.95")
     if args.draws < _FEWEST_DRAWS:

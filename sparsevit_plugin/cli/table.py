@@ -8,22 +8,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from sparsevit_plugin.cli.parser import listed
+from sparsevit_plugin.cli.stored_options import (
+    add_allow_mixed,
+    add_choice,
+    add_digits,
+    add_perturbation,
+    add_scoring,
+    add_sources,
+    check_digits,
+)
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.files import write_text_atomic
 from sparsevit_plugin.results.conventions import (
-    AUTHENTIC,
     CELLS,
     EVALUATORS,
     FORMATS,
     METRICS,
-    SCORE_AT,
-    UNPERTURBED,
 )
 
 if TYPE_CHECKING:
     from sparsevit_plugin.results.tables import Table
-
-_MOST_DIGITS = 9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,19 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Make cross-dataset tables from the rows that tests stored: rows are models, columns are "
         "test sets. How to read one: docs/tables.md."
     )
-    parser.add_argument(
-        "what",
-        nargs="+",
-        metavar="PROTOCOL_OR_FOLDER",
-        help="a protocol's name, which gives the columns and means its folder below --runs; "
-        "folders of runs; or folders that hold some",
-    )
-    parser.add_argument(
-        "--runs", default="runs", metavar="DIR", help="where runs are (default: runs)"
-    )
-    parser.add_argument(
-        "--protocol", metavar="NAME", help="the protocol whose columns to show, for folders"
-    )
+    add_sources(parser)
     _add_figures(parser)
     _add_conventions(parser)
     _add_output(parser)
@@ -63,17 +55,7 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
         default="columns",
         help="several metrics as columns below each set (default), or joined as F1 / AUC",
     )
-    parser.add_argument(
-        "--rows",
-        "--models",
-        metavar="NAME[,NAME...]",
-        help="rows to show, in this order: models, labels or groups",
-    )
-    parser.add_argument(
-        "--sets",
-        metavar="NAME[,NAME...]",
-        help="columns to show, in this order (default: the protocol's, else all but hold-outs)",
-    )
+    add_choice(parser)
     parser.add_argument("--no-average", action="store_true", help="leave the average column out")
     parser.add_argument(
         "--no-complexity", action="store_true", help="leave parameters and MACs out"
@@ -94,44 +76,20 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_conventions(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--authentic",
-        choices=AUTHENTIC,
-        default="tampered",
-        help="what an authentic image counts for: tampered = it is left out (default), zero, or "
-        "one = 1 when nothing in it is predicted, else 0",
-    )
-    parser.add_argument(
-        "--score-at",
-        choices=SCORE_AT,
-        default="model",
-        help="score maps at the model's size (default) or at the photograph's own (image)",
-    )
+    add_scoring(parser)
     parser.add_argument(
         "--evaluators",
         choices=EVALUATORS,
         default="exact",
         help="rows of the exact evaluators (default) or of IMDLBenCo's",
     )
-    parser.add_argument(
-        "--perturbation",
-        default=UNPERTURBED,
-        metavar="NAME",
-        help="rows of photographs that were perturbed so, as jpeg:75 (default: none)",
-    )
-    parser.add_argument(
-        "--allow-mixed",
-        action="store_true",
-        help="let rows differ in evaluators, size of scoring, threshold, what chose their "
-        "checkpoint or the images of a set, and mark their cells",
-    )
+    add_perturbation(parser)
+    add_allow_mixed(parser)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, default="terminal", help="default: terminal")
-    parser.add_argument(
-        "--digits", type=int, default=3, metavar="N", help="after the point (default: 3)"
-    )
+    add_digits(parser)
     parser.add_argument(
         "--standalone", action="store_true", help="with latex: a document that compiles by itself"
     )
@@ -197,8 +155,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not 0 <= args.digits <= _MOST_DIGITS:
-        raise UserError(f"--digits {args.digits}: give 0 to {_MOST_DIGITS}")
+    check_digits(args.digits)
     if args.standalone and args.format != "latex":
         raise UserError("--standalone is of --format latex")
 

@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sparsevit_plugin.cli.parser import listed
+from sparsevit_plugin.cli.stored_options import (
+    add_allow_mixed,
+    add_choice,
+    add_digits,
+    add_scoring,
+    add_sources,
+    check_digits,
+)
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import prove_writable, write_text_atomic
-from sparsevit_plugin.results.conventions import AUTHENTIC, SCORE_AT
 
 if TYPE_CHECKING:
     from sparsevit_plugin.results.thresholds import ThresholdStudy
 
 _FOLDER: Final = "thresholds"
 _FEWEST_DRAWS: Final = 100
-_MOST_DIGITS: Final = 9
 _FIGURES: Final = ("curves.pdf", "curves.png")
 
 _EXAMPLES = """\
@@ -34,25 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "calibration? docs/thresholds.md."
     )
     parser.epilog = _EXAMPLES
-    parser.add_argument(
-        "what",
-        nargs="+",
-        metavar="PROTOCOL_OR_FOLDER",
-        help="a protocol's name, which means its folder below --runs, or folders of runs",
-    )
-    parser.add_argument(
-        "--runs", default="runs", metavar="DIR", help="where runs are (default: runs)"
-    )
-    parser.add_argument(
-        "--protocol", metavar="NAME", help="the protocol whose sets to show, for folders"
-    )
-    parser.add_argument(
-        "--rows",
-        "--models",
-        metavar="NAME[,NAME...]",
-        help="models to show, in this order: models, labels or groups (default: all)",
-    )
-    parser.add_argument("--sets", metavar="NAME[,NAME...]", help="sets, in this order (all)")
+    add_sources(parser)
+    add_choice(parser)
     parser.add_argument(
         "--against",
         default="auto",
@@ -67,32 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="choose the validation threshold on this set of the results instead of the hold-out "
         "of each training",
     )
-    parser.add_argument(
-        "--authentic",
-        choices=AUTHENTIC,
-        default="tampered",
-        help="what an authentic image counts for, as in benco table (default: it is left out)",
-    )
-    parser.add_argument(
-        "--score-at",
-        choices=SCORE_AT,
-        default="model",
-        help="score maps at the model's size (default) or at the photograph's own (image)",
-    )
-    parser.add_argument(
-        "--allow-mixed",
-        action="store_true",
-        help="show rows whose checkpoints were chosen on different things, as benco table",
-    )
+    add_scoring(parser)
+    add_allow_mixed(parser)
     parser.add_argument(
         "--level", type=float, default=0.95, metavar="P", help="of the intervals (default: 0.95)"
     )
     parser.add_argument(
         "--draws", type=int, default=10_000, metavar="N", help="of the bootstrap (default: 10000)"
     )
-    parser.add_argument(
-        "--digits", type=int, default=3, metavar="N", help="after the point (default: 3)"
-    )
+    add_digits(parser)
     parser.add_argument(
         "--out",
         default="",
@@ -138,8 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not 0 <= args.digits <= _MOST_DIGITS:
-        raise UserError(f"--digits {args.digits}: give 0 to {_MOST_DIGITS}")
+    check_digits(args.digits)
     if not 0 < args.level < 1:
         raise UserError(f"--level {args.level:g}: give a share such as 0.95")
     if args.draws < _FEWEST_DRAWS:
