@@ -287,18 +287,22 @@ def _existing(out: Path, fingerprint: str, *, force: bool) -> CorpusSummary | No
 
 
 def _whole(out: Path, *, force: bool) -> CorpusSummary | None:
-    """Return the summary of a corpus if none of its files is missing."""
-    missing = [
-        name
-        for manifest in out.glob("*/manifest.json")
-        for name in parse_json(manifest.read_text(encoding="utf-8"))["images"]
-        if not (manifest.parent / name).is_file()
-    ]
-    if not missing:
-        return _summary(out, reused=True, seconds=0.0)
+    """Return the summary of a corpus if none of its files is missing or damaged."""
+    try:
+        missing = [
+            name
+            for manifest in out.glob("*/manifest.json")
+            for name in parse_json(manifest.read_text(encoding="utf-8"))["images"]
+            if not (manifest.parent / name).is_file()
+        ]
+        if not missing:
+            return _summary(out, reused=True, seconds=0.0)
+        what = f"{len(missing)} of its images are missing"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        what = f"what it says of its sets cannot be read ({type(error).__name__}: {error})"
     if force:
         return None
-    raise UserError(f"{out}: {len(missing)} of its images are missing; --force makes it again")
+    raise UserError(f"{out}: {what}; --force makes it again")
 
 
 def _summary(out: Path, *, reused: bool, seconds: float) -> CorpusSummary:

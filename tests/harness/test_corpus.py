@@ -273,6 +273,29 @@ def test_same_arguments_reuse_and_others_are_refused(tmp_path, photographs):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("corpus.json", '{"kind": KIND, "fingerprint": PRINT}'),
+        ("corpus.json", '{"kind": KIND, "fingerprint": PRINT, "sets": [3]}'),
+        ("train/manifest.json", "{"),
+        ("train/manifest.json", "[]"),
+        ("train/manifest.json", '{"images": {"Au/000000.jpg": 3}}'),
+    ],
+)
+def test_a_damaged_corpus_is_one_line_and_is_made_again_by_force(tmp_path, photographs, name, text):
+    sets = [SetSpec("train", "train", ("moon", "coffee"), 2, sizes=((64, 64),))]
+    out = tmp_path / "out"
+    make_corpus(photographs, out, seed=0, sets=sets)
+    index = json.loads((out / "corpus.json").read_text())
+    for word, key in (("KIND", "kind"), ("PRINT", "fingerprint")):
+        text = text.replace(word, json.dumps(index[key]))
+    (out / name).write_text(text)
+    with pytest.raises(UserError, match="--force makes it again"):
+        make_corpus(photographs, out, seed=0, sets=sets)
+    assert not make_corpus(photographs, out, seed=0, sets=sets, force=True).reused
+
+
 def test_missing_images_are_noticed(tmp_path, photographs):
     sets = [SetSpec("train", "train", ("moon", "coffee"), 2, sizes=((64, 64),))]
     out = make_corpus(photographs, tmp_path / "out", seed=0, sets=sets).path
