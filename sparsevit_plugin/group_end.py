@@ -34,13 +34,14 @@ def end_safely(command: Callable[[], int]) -> int:
     Raises:
         BaseException: What the command raises, likewise.
     """
+    had_joined = in_group()  # whoever called from within a group goes on with it
     try:
         code = command()
     except BaseException as error:
-        if not in_group():
+        if had_joined or not in_group():
             raise
         code = _report(error)
-    if in_group():
+    if in_group() and not had_joined:
         _leave(code)
     return code
 

@@ -45,6 +45,16 @@ MakePhoto = Callable[..., Path]
 MakeSet = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def no_silent_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that joins a group within a test fails instead of ending the tests' own process."""
+
+    def fail(code: int) -> None:
+        raise RuntimeError(f"the command joined other processes and would end this one: {code}")
+
+    monkeypatch.setattr("sparsevit_plugin.group_end._leave", fail)
+
+
 @pytest.fixture
 def make_photo() -> MakePhoto:
     """`make_photo(path, size=(48, 64), seed=0) -> path`: write a photograph; size is (H, W)."""

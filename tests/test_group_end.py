@@ -19,7 +19,8 @@ import atexit, runpy, sys
 module = runpy.run_path(FILE)
 assert not module["in_group"]() and "torch" not in sys.modules
 scope = module["end_safely"].__globals__
-scope["in_group"] = lambda: True
+joined = []
+scope["in_group"] = lambda: bool(joined)
 atexit.register(print, "exit function")
 
 class Teardown:
@@ -29,6 +30,7 @@ class Teardown:
 kept = Teardown()
 
 def command():
+    joined.append(True)
     print("done")
     ENDING
 
@@ -68,6 +70,11 @@ def test_a_process_that_works_alone_goes_on():
     assert end_safely(lambda: 3) == 3
     with pytest.raises(ValueError, match="a mistake"):
         end_safely(lambda: int("a mistake"))
+
+
+def test_whoever_calls_a_command_from_within_a_group_goes_on(monkeypatch):
+    monkeypatch.setattr(group_end, "in_group", lambda: True)
+    assert end_safely(lambda: 3) == 3
 
 
 def test_joining_others_is_noticed(tmp_path):

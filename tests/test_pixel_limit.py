@@ -38,6 +38,12 @@ EVERY_DOOR = (
 )
 
 
+@pytest.fixture(autouse=True)
+def pillows_own_limit(monkeypatch):
+    """Pillow's limit is as it was afterwards: other tests read pictures without this package."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+
+
 def png_that_claims(path: Path, width: int, height: int) -> Path:
     """Write a grey PNG of this size whose rows are missing."""
 
