@@ -16,7 +16,7 @@ from sparsevit_plugin.cli.complexity_plot import (
     score_column,
 )
 from sparsevit_plugin.cli.complexity_time import add_time_arguments, check_time_arguments, measured
-from sparsevit_plugin.cli.stored_options import check_digits
+from sparsevit_plugin.cli.stored_options import check_digits, results_folder
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.files import write_text_atomic
 from sparsevit_plugin.results.conventions import FORMATS, METRICS
@@ -190,7 +190,6 @@ def _protocol_rows(args: argparse.Namespace) -> "list[tuple[str, Config]]":
 
 def _scored(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable":
     """Count the models of a protocol's runs, and put their scores beside."""
-    from sparsevit_plugin.cli.table import results_folder
     from sparsevit_plugin.complexity.scores import with_scores
     from sparsevit_plugin.results.columns import is_protocol
     from sparsevit_plugin.results.store import load

@@ -10,9 +10,12 @@ from sparsevit_plugin.cli.stored_options import (
     add_allow_mixed,
     add_choice,
     add_digits,
+    add_out_folder,
     add_perturbation,
     add_sources,
     check_digits,
+    chosen_protocol,
+    stored_folders,
 )
 from sparsevit_plugin.files import prove_writable, write_text_atomic
 
@@ -38,12 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_perturbation(parser)
     add_allow_mixed(parser)
     add_digits(parser)
-    parser.add_argument(
-        "--out",
-        default="",
-        metavar="DIR",
-        help=f"where tables and figures go (default: {_FOLDER} in the first folder)",
-    )
+    add_out_folder(parser, _FOLDER)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,24 +51,20 @@ def run(args: argparse.Namespace) -> int:
         UserError: There are no fitting rows, or a name is unknown.
     """
     check_digits(args.digits)
-    from sparsevit_plugin.cli.table import chosen_protocol, results_folder
-    from sparsevit_plugin.results.columns import is_protocol
     from sparsevit_plugin.results.detection import build_detection
     from sparsevit_plugin.results.detection_plots import write_reliability_plot
     from sparsevit_plugin.results.panels import too_many
     from sparsevit_plugin.results.render import print_grid
     from sparsevit_plugin.results.store import load
 
-    folders = [results_folder(word, Path(args.runs)) for word in args.what]
+    folders = stored_folders(args)
     out = Path(args.out) if args.out else folders[0] / _FOLDER
     prove_writable(out, "--out")
     study = build_detection(
         load(*folders),
         rows=listed(args.rows),
         sets=listed(args.sets),
-        protocol=chosen_protocol(
-            args, lambda word: word if is_protocol(word) else None, "a table of detection"
-        ),
+        protocol=chosen_protocol(args, "a table of detection"),
         perturbation=args.perturbation,
         allow_mixed=args.allow_mixed,
     )

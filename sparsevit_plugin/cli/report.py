@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsevit_plugin.cli.parser import listed
-from sparsevit_plugin.cli.stored_options import check_digits
-from sparsevit_plugin.cli.table import chosen_protocol, results_folder
+from sparsevit_plugin.cli.stored_options import check_digits, chosen_protocol, results_folder
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results.conventions import AUTHENTIC, EVALUATORS, METRICS, SCORE_AT
 
@@ -141,7 +140,7 @@ def _request(args: argparse.Namespace) -> "Request":
     folders = tuple(results_folder(_protocol_name(word) or word, runs) for word in args.what)
     return Request(
         folders=tuple(dict.fromkeys(folders)),
-        protocol=chosen_protocol(args, _protocol_name, "a report"),
+        protocol=chosen_protocol(args, "a report", _protocol_name),
         metrics=tuple(listed(args.metric) or ()),
         authentic=args.authentic,
         score_at=args.score_at,

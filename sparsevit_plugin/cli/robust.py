@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Final
 
 from sparsevit_plugin.cli.parser import listed
 from sparsevit_plugin.cli.protocol_run import add_run_arguments
-from sparsevit_plugin.cli.stored_options import check_digits
+from sparsevit_plugin.cli.stored_options import (
+    add_bootstrap,
+    add_scoring,
+    check_bootstrap,
+    check_digits,
+    results_folder,
+)
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import prove_writable, write_text_atomic
 from sparsevit_plugin.results.conventions import (
-    AUTHENTIC,
     EVALUATORS,
     METRICS,
-    SCORE_AT,
     UNPERTURBED,
 )
 
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
     from sparsevit_plugin.results.robustness import Curves
 
 _FOLDER: Final = "robustness"
-_FEWEST_DRAWS: Final = 100
 
 _EXAMPLES = """\
 examples:
@@ -93,27 +96,11 @@ def _add_curves(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sets", default="", metavar="NAME[,NAME...]", help="panels, in this order (all)"
     )
-    group.add_argument(
-        "--authentic",
-        choices=AUTHENTIC,
-        default="tampered",
-        help="what an authentic image counts for, as in benco table (default: it is left out)",
-    )
-    group.add_argument(
-        "--score-at",
-        choices=SCORE_AT,
-        default="model",
-        help="score maps at the model's size (default) or at the photograph's own (image)",
-    )
+    add_scoring(group)
     group.add_argument(
         "--evaluators", choices=EVALUATORS, default="exact", help="whose figures (default: exact)"
     )
-    group.add_argument(
-        "--level", type=float, default=0.95, metavar="P", help="of the bands (default: 0.95)"
-    )
-    group.add_argument(
-        "--draws", type=int, default=10_000, metavar="N", help="of the bootstrap (default: 10000)"
-    )
+    add_bootstrap(group, "bands")
     group.add_argument(
         "--digits", type=int, default=3, metavar="N", help="in tables, after the point (default: 3)"
     )
@@ -151,10 +138,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     check_digits(args.digits)
-    if not 0 < args.level < 1:
-        raise UserError(f"--level {args.level:g}: give a share such as 0.95")
-    if args.draws < _FEWEST_DRAWS:
-        raise UserError(f"--draws {args.draws}: give at least {_FEWEST_DRAWS}")
+    check_bootstrap(args)
     if args.test_data_path and args.what:
         raise UserError("--test-data-path takes the place of a protocol: give one of them")
     if args.test_data_path and not args.models:
@@ -254,7 +238,6 @@ def _rows_with_results(plan: "Plan", folder: Path) -> list[str]:
 
 
 def _stored_folders(args: argparse.Namespace) -> list[Path]:
-    from sparsevit_plugin.cli.table import results_folder
 
     runs = Path(args.runs)
     return [results_folder(_folder_word(word), runs) for word in args.what]

@@ -1,12 +1,15 @@
-"""Options of the verbs that make something of stored rows: table, thresholds, detection."""
+"""What the verbs share that make something of stored rows: options, and where the rows are."""
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
-from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.results.conventions import AUTHENTIC, SCORE_AT, UNPERTURBED
 
 _MOST_DIGITS: Final = 9
+_FEWEST_DRAWS: Final = 100
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +44,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_scoring(parser: argparse.ArgumentParser) -> None:
+def add_scoring(parser: argparse._ActionsContainer) -> None:
     """Declare `--authentic` and `--score-at`."""
     parser.add_argument(
         "--authentic",
@@ -78,6 +81,43 @@ def add_allow_mixed(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_bootstrap(parser: argparse._ActionsContainer, what: str) -> None:
+    """Declare `--level` and `--draws`.
+
+    Args:
+        parser: Or a group of one.
+        what: What they are of, in words.
+    """
+    parser.add_argument(
+        "--level", type=float, default=0.95, metavar="P", help=f"of the {what} (default: 0.95)"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=10_000, metavar="N", help="of the bootstrap (default: 10000)"
+    )
+
+
+def check_bootstrap(args: argparse.Namespace) -> None:
+    """Refuse a level or a number of draws that make no interval.
+
+    Raises:
+        UserError: One is out of range.
+    """
+    if not 0 < args.level < 1:
+        raise UserError(f"--level {args.level:g}: give a share such as 0.95")
+    if args.draws < _FEWEST_DRAWS:
+        raise UserError(f"--draws {args.draws}: give at least {_FEWEST_DRAWS}")
+
+
+def add_out_folder(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Declare `--out` of a verb that writes several files: by default a folder beside the rows."""
+    parser.add_argument(
+        "--out",
+        default="",
+        metavar="DIR",
+        help=f"where tables and figures go (default: {folder} in the first folder)",
+    )
+
+
 def add_digits(parser: argparse.ArgumentParser) -> None:
     """Declare `--digits`."""
     parser.add_argument(
@@ -93,3 +133,68 @@ def check_digits(digits: int) -> None:
     """
     if not 0 <= digits <= _MOST_DIGITS:
         raise UserError(f"--digits {digits}: give 0 to {_MOST_DIGITS}")
+
+
+def stored_folders(args: argparse.Namespace) -> list[Path]:
+    """Return the folders of results that the words of `add_sources` mean.
+
+    Raises:
+        UserError: As `results_folder`.
+    """
+    return [results_folder(word, Path(args.runs)) for word in args.what]
+
+
+def results_folder(word: str, runs: Path) -> Path:
+    """Return the folder of results that a word means: itself, or one below the runs.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    from sparsevit_plugin.results.columns import is_protocol
+    from sparsevit_plugin.results.store import holds_results
+
+    own, below = Path(word), runs / word
+    for folder in (own, below):
+        if folder.is_dir() and holds_results(folder):
+            return folder
+    if is_protocol(word):
+        raise UserError(
+            f"no results of protocol {word} in {below}: run benco protocol run {word}, or say "
+            "where they are by --runs DIR"
+        )
+    if own.is_dir():
+        return own
+    names = [path.name for path in runs.iterdir() if path.is_dir()] if runs.is_dir() else []
+    raise UserError(
+        f"{word} is no folder, nor is {below}.{suggest(word, names)} Give a run's folder, one that "
+        "holds runs, or a protocol"
+    )
+
+
+def _protocol_name(word: str) -> str | None:
+    from sparsevit_plugin.results.columns import is_protocol
+
+    return word if is_protocol(word) else None
+
+
+def chosen_protocol(
+    args: argparse.Namespace,
+    what: str,
+    protocol_of: Callable[[str], str | None] = _protocol_name,
+) -> str | None:
+    """Return the protocol that gives the sets: the named one, or that of the words.
+
+    Args:
+        args: Have `protocol` and the words `what`.
+        what: What is made, in words.
+        protocol_of: Returns the protocol that a word means; None for none.
+
+    Raises:
+        UserError: The words are several protocols.
+    """
+    if args.protocol:
+        return str(args.protocol)
+    names = list(dict.fromkeys(word for word in args.what if protocol_of(word)))
+    if len(names) > 1:
+        raise UserError(f"{' and '.join(names)} are protocols: {what} is of one")
+    return names[0] if names else None

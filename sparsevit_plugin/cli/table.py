@@ -3,8 +3,8 @@
 import argparse
 import io
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from sparsevit_plugin.cli.parser import listed
@@ -16,15 +16,12 @@ from sparsevit_plugin.cli.stored_options import (
     add_scoring,
     add_sources,
     check_digits,
+    chosen_protocol,
+    stored_folders,
 )
-from sparsevit_plugin.errors import UserError, suggest
+from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import write_text_atomic
-from sparsevit_plugin.results.conventions import (
-    CELLS,
-    EVALUATORS,
-    FORMATS,
-    METRICS,
-)
+from sparsevit_plugin.results.conventions import CELLS, EVALUATORS, FORMATS, METRICS
 
 if TYPE_CHECKING:
     from sparsevit_plugin.results.tables import Table
@@ -113,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     from sparsevit_plugin.results.paired import AUTOMATIC
     from sparsevit_plugin.results.store import load
 
-    folders = [results_folder(word, Path(args.runs)) for word in args.what]
+    folders = stored_folders(args)
     results = load(*folders)
     table = results.table(
         listed(args.metric) or [],
@@ -124,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         rows=listed(args.rows),
         sets=listed(args.sets),
         average=not args.no_average,
-        protocol=chosen_protocol(args, _protocol_name, "a table"),
+        protocol=chosen_protocol(args, "a table"),
         published=args.published,
         paired=None if args.no_paired else args.paired or AUTOMATIC,
         complexity=not args.no_complexity,
@@ -136,19 +133,17 @@ def run(args: argparse.Namespace) -> int:
             f"no rows by the {args.evaluators} evaluators, scored at {args.score_at}, in "
             f"{', '.join(map(str, folders))}: see --evaluators, --score-at and --sets"
         )
+    show: Callable[[TextIO], object] = partial(_show, table, args)
     if args.explain:
         from sparsevit_plugin.results.explain import explain
 
-        text = io.StringIO("".join(f"{line}\n" for line in explain(table, results, *args.explain)))
-    elif args.out is None:
-        _show(table, args, sys.stdout)
-        return 0
+        lines = explain(table, results, *args.explain)
+        show = partial(_write_lines, lines)
+    if args.out is None:
+        show(sys.stdout)
     else:
         text = io.StringIO()
-        _show(table, args, text)
-    if args.out is None:
-        sys.stdout.write(text.getvalue())
-    else:
+        show(text)
         write_text_atomic(args.out, text.getvalue())
         print(f"wrote {args.out}")
     return 0
@@ -160,58 +155,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--standalone is of --format latex")
 
 
-def results_folder(word: str, runs: Path) -> Path:
-    """Return the folder of results that a word means: itself, or one below the runs.
-
-    Raises:
-        UserError: There is no such folder.
-    """
-    from sparsevit_plugin.results.columns import is_protocol
-    from sparsevit_plugin.results.store import holds_results
-
-    own, below = Path(word), runs / word
-    for folder in (own, below):
-        if folder.is_dir() and holds_results(folder):
-            return folder
-    if is_protocol(word):
-        raise UserError(
-            f"no results of protocol {word} in {below}: run benco protocol run {word}, or say "
-            "where they are by --runs DIR"
-        )
-    if own.is_dir():
-        return own
-    names = [path.name for path in runs.iterdir() if path.is_dir()] if runs.is_dir() else []
-    raise UserError(
-        f"{word} is no folder, nor is {below}.{suggest(word, names)} Give a run's folder, one that "
-        "holds runs, or a protocol"
-    )
-
-
-def chosen_protocol(
-    args: argparse.Namespace, protocol_of: Callable[[str], str | None], what: str
-) -> str | None:
-    """Return the protocol that gives the columns: the named one, or that of the words.
-
-    Args:
-        args: Have `protocol` and the words `what`.
-        protocol_of: Returns the protocol that a word means; None for none.
-        what: What is made, in words.
-
-    Raises:
-        UserError: The words are several protocols.
-    """
-    if args.protocol:
-        return str(args.protocol)
-    names = list(dict.fromkeys(word for word in args.what if protocol_of(word)))
-    if len(names) > 1:
-        raise UserError(f"{' and '.join(names)} are protocols: {what} is of one")
-    return names[0] if names else None
-
-
-def _protocol_name(word: str) -> str | None:
-    from sparsevit_plugin.results.columns import is_protocol
-
-    return word if is_protocol(word) else None
+def _write_lines(lines: Sequence[str], stream: TextIO) -> None:
+    stream.writelines(f"{line}\n" for line in lines)
 
 
 def _show(table: "Table", args: argparse.Namespace, stream: TextIO) -> None:

@@ -8,20 +8,23 @@ from typing import TYPE_CHECKING, Final
 from sparsevit_plugin.cli.parser import listed
 from sparsevit_plugin.cli.stored_options import (
     add_allow_mixed,
+    add_bootstrap,
     add_choice,
     add_digits,
+    add_out_folder,
     add_scoring,
     add_sources,
+    check_bootstrap,
     check_digits,
+    chosen_protocol,
+    stored_folders,
 )
-from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import prove_writable, write_text_atomic
 
 if TYPE_CHECKING:
     from sparsevit_plugin.results.thresholds import ThresholdStudy
 
 _FOLDER: Final = "thresholds"
-_FEWEST_DRAWS: Final = 100
 _FIGURES: Final = ("curves.pdf", "curves.png")
 
 _EXAMPLES = """\
@@ -58,19 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_scoring(parser)
     add_allow_mixed(parser)
-    parser.add_argument(
-        "--level", type=float, default=0.95, metavar="P", help="of the intervals (default: 0.95)"
-    )
-    parser.add_argument(
-        "--draws", type=int, default=10_000, metavar="N", help="of the bootstrap (default: 10000)"
-    )
+    add_bootstrap(parser, "intervals")
     add_digits(parser)
-    parser.add_argument(
-        "--out",
-        default="",
-        metavar="DIR",
-        help=f"where tables and figures go (default: {_FOLDER} in the first folder)",
-    )
+    add_out_folder(parser, _FOLDER)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,13 +72,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UserError: There are no fitting rows, or a name is unknown.
     """
-    _check(args)
-    from sparsevit_plugin.cli.table import chosen_protocol, results_folder
-    from sparsevit_plugin.results.columns import is_protocol
+    check_digits(args.digits)
+    check_bootstrap(args)
     from sparsevit_plugin.results.store import load
     from sparsevit_plugin.results.thresholds import build_thresholds
 
-    folders = [results_folder(word, Path(args.runs)) for word in args.what]
+    folders = stored_folders(args)
     out = Path(args.out) if args.out else folders[0] / _FOLDER
     prove_writable(out, "--out")
     study = build_thresholds(
@@ -94,9 +86,7 @@ def run(args: argparse.Namespace) -> int:
         score_at=args.score_at,
         rows=listed(args.rows),
         sets=listed(args.sets),
-        protocol=chosen_protocol(
-            args, lambda word: word if is_protocol(word) else None, "a study of thresholds"
-        ),
+        protocol=chosen_protocol(args, "a study of thresholds"),
         against=args.against,
         choose_on=args.choose_on,
         allow_mixed=args.allow_mixed,
@@ -107,14 +97,6 @@ def run(args: argparse.Namespace) -> int:
     _print(study, args.digits)
     print(f"wrote {', '.join(written)} into {out}")
     return 0
-
-
-def _check(args: argparse.Namespace) -> None:
-    check_digits(args.digits)
-    if not 0 < args.level < 1:
-        raise UserError(f"--level {args.level:g}: give a share such as 0.95")
-    if args.draws < _FEWEST_DRAWS:
-        raise UserError(f"--draws {args.draws}: give at least {_FEWEST_DRAWS}")
 
 
 def _write(study: "ThresholdStudy", out: Path, digits: int) -> list[str]:
