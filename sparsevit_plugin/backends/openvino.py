@@ -1,5 +1,6 @@
 """The `openvino` backend: graphs that OpenVINO compiles for the CPU, one per shape."""
 
+import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,19 @@ COMPILED: Final = 8
 _BF16: Final = "BF16"
 
 
+@functools.cache
+def core() -> "ov.Core":
+    """Return this process's one core, which is not given up before its end.
+
+    On processors with AMX the CPU plugin gives the thread that loads it a larger stack for signals.
+    It frees that stack when it goes, which Python lets happen in any thread, and only the thread
+    that loaded it would get its former one back: the other would die of its next signal.
+    """
+    import openvino as ov
+
+    return ov.Core()
+
+
 def rest_precision(precision: str) -> str:
     """Return the number format of what is computed in floats: `32` or `bf16`.
 
@@ -36,9 +50,7 @@ def rest_precision(precision: str) -> str:
     """
     if precision == "32":
         return "32"
-    import openvino as ov
-
-    has_units = _BF16 in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    has_units = _BF16 in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and not has_units:
         raise UserError(
             "--backend openvino --precision bf16: this processor has no bfloat16 units; use "
@@ -123,7 +135,7 @@ def annotate(folder: Path, name: str, text: str) -> None:
     """Write a note into the files of `build`."""
     import openvino as ov
 
-    graph = ov.Core().read_model(folder / FILE)
+    graph = core().read_model(folder / FILE)
     graph.set_rt_info(text, name)
     again = folder / f"annotated{FILE}"
     ov.save_model(graph, again, compress_to_fp16=False)
@@ -144,11 +156,8 @@ class OpenVinoGraph:
     """
 
     def __init__(self, folder: Path, precision: str) -> None:
-        import openvino as ov
-
-        self._core = ov.Core()
         try:
-            self._graph = self._core.read_model(folder / FILE)
+            self._graph = core().read_model(folder / FILE)
         except RuntimeError as error:
             raise UserError(f"{folder / FILE} cannot be read: remove {folder}") from error
         hint = {"32": "f32", "bf16": "bf16"}[rest_precision(precision)]
@@ -177,7 +186,7 @@ class OpenVinoGraph:
             sides = [side.get_length() for side in list(port.partial_shape)[1:]]
             shapes[port] = [count, *sides]
         graph.reshape(shapes)
-        compiled = self._core.compile_model(graph, "CPU", self._settings)
+        compiled = core().compile_model(graph, "CPU", self._settings)
         self._compiled[count] = compiled.create_infer_request()
         while len(self._compiled) > COMPILED:
             self._compiled.popitem(last=False)
