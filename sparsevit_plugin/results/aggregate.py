@@ -130,8 +130,9 @@ def rows_of_other_terms(
         (evaluator, size of scoring) to rows as of `select_rows`; a manifest is in one of them, the
         first that it has rows of in the order: the same evaluator, the same size, neither.
     """
-    present = set(rows["manifest_id"].astype(str).unique())
-    others = ~stored["manifest_id"].astype(str).isin(present).to_numpy()
+    others = ~stored["manifest_id"].isin(rows["manifest_id"].unique()).to_numpy()
+    if not others.any():
+        return {}
     pairs = sorted(
         itertools.product(EVALUATORS, SCORE_AT),
         key=lambda pair: (pair[0] != conventions.evaluator, pair[1] != conventions.score_at),

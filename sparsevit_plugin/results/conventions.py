@@ -10,6 +10,14 @@ SCORE_AT = ("model", "image")
 
 EVALUATORS = ("exact", "benco")
 
+SCORED_AT = {
+    "model": "scored at the model's size",
+    "image": "scored at the photograph's own size",
+}
+"""What a size of scoring is in words."""
+
+EVALUATOR_NAMES = {"exact": "the exact evaluators", "benco": "IMDLBenCo's evaluators"}
+
 UNPERTURBED = "none"
 """The perturbation of a set as it is."""
 

@@ -8,7 +8,13 @@ import pandas as pd
 
 from sparsevit_plugin.errors import UserError, suggest
 from sparsevit_plugin.results.aggregate import Conventions, threshold_of
-from sparsevit_plugin.results.conventions import EXTERNAL, METRICS, UNPERTURBED
+from sparsevit_plugin.results.conventions import (
+    EVALUATOR_NAMES,
+    EXTERNAL,
+    METRICS,
+    SCORED_AT,
+    UNPERTURBED,
+)
 from sparsevit_plugin.results.images import Departure
 from sparsevit_plugin.results.layout import BETTER, SAME, WORSE
 from sparsevit_plugin.results.paired import MIXED, Paired
@@ -36,12 +42,7 @@ _AUTHENTIC = {
     "zero": "an authentic image counts 0",
     "one": "an authentic image counts 1 when nothing in it is predicted, else 0",
 }
-_SCORE_AT = {
-    "model": "scored at the model's size",
-    "image": "scored at the photograph's own size",
-}
 _MOST_NAMED = 4
-_EVALUATOR_NAMES = {"exact": "the exact evaluators", "benco": "IMDLBenCo's evaluators"}
 _EVALUATOR = {
     "exact": "exact evaluators (an undefined figure is left out)",
     "benco": "IMDLBenCo's evaluators",
@@ -177,8 +178,8 @@ def left_out(
         models = [name for name in models if wanted is None or name in wanted]
         if models:
             found.append(
-                f"Left out: {', '.join(models)}, whose rows are of {_EVALUATOR_NAMES[evaluator]}, "
-                f"{_SCORE_AT[score_at]}."
+                f"Left out: {', '.join(models)}, whose rows are of {EVALUATOR_NAMES[evaluator]}, "
+                f"{SCORED_AT[score_at]}."
             )
     return found
 
@@ -215,7 +216,7 @@ def measured(conventions: Sequence[Conventions], rows: pd.DataFrame) -> str:
     """
     shared = conventions[0]
     return (
-        f"{_figures(conventions, rows)}; {_SCORE_AT[shared.score_at]}; "
+        f"{_figures(conventions, rows)}; {SCORED_AT[shared.score_at]}; "
         f"{_EVALUATOR[shared.evaluator]}."
     )
 

@@ -8,26 +8,17 @@ is a footnote.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sparsevit_plugin.results.aggregate import Conventions, Selected
-from sparsevit_plugin.results.conventions import EXTERNAL
+from sparsevit_plugin.results.conventions import EVALUATOR_NAMES, EXTERNAL, SCORED_AT
 from sparsevit_plugin.results.rows import TableRow
 
 _COLUMNS = ("evaluator", "score_at", "threshold")
 _UNKNOWN = ("", "none", "None", "unknown")
-_EVALUATORS = {
-    "exact": "scored by the exact evaluators",
-    "benco": "scored by IMDLBenCo's evaluators",
-}
-_SCORED_AT = {
-    "model": "scored at the model's size",
-    "image": "scored at the photograph's own size",
-}
 _FITS = {"resize": "resized", "pad": "padded"}
 
 
@@ -52,9 +43,9 @@ class Terms:
         """Say in what this one differs from another one; what is unknown differs from nothing."""
         found = []
         if self.evaluator != other.evaluator:
-            found.append(_EVALUATORS.get(self.evaluator, self.evaluator))
+            found.append(f"scored by {EVALUATOR_NAMES.get(self.evaluator, self.evaluator)}")
         if self.score_at != other.score_at:
-            found.append(_SCORED_AT.get(self.score_at, self.score_at))
+            found.append(SCORED_AT.get(self.score_at, self.score_at))
         if None not in (self.threshold, other.threshold) and self.threshold != other.threshold:
             found.append(f"threshold > {self.threshold:g}")
         if self.selection and other.selection and self.selection != other.selection:
@@ -62,26 +53,20 @@ class Terms:
         return found
 
 
-def terms_of(selected: Selected, row: TableRow, *, with_threshold: bool) -> list[Terms]:
-    """Return the terms of a row, one for each way in which its rows of results were made.
+def _terms_by_manifest(selected: Selected, *, with_threshold: bool) -> dict[str, list[Terms]]:
+    """Return the ways in which each manifest's rows were made; the selection is unset."""
+    ways = selected.rows[list(_COLUMNS)].assign(manifest=selected.codes.manifest)
+    found: dict[str, list[Terms]] = {}
+    for evaluator, score_at, threshold, code in ways.drop_duplicates().to_numpy():
+        known = float(threshold) if with_threshold and not pd.isna(threshold) else None
+        terms = Terms(str(evaluator), str(score_at), known, "")
+        found.setdefault(selected.codes.manifests[code], []).append(terms)
+    return found
 
-    Args:
-        selected: The rows behind the table.
-        row: Of the table; has rows.
-        with_threshold: Whether a figure of the table has a threshold.
-    """
-    codes = [selected.codes.manifests.index(name) for name in row.manifest_ids]
-    of_row = selected.rows.loc[np.isin(selected.codes.manifest, codes), list(_COLUMNS)]
+
+def _selection(row: TableRow) -> str:
     selection = str(row.members[0].manifest.get("selection") or "")
-    return [
-        Terms(
-            evaluator=str(evaluator),
-            score_at=str(score_at),
-            threshold=float(threshold) if with_threshold and not pd.isna(threshold) else None,
-            selection="" if selection in _UNKNOWN else selection,
-        )
-        for evaluator, score_at, threshold in of_row.drop_duplicates().to_numpy()
-    ]
+    return "" if selection in _UNKNOWN else selection
 
 
 def apart(
@@ -99,10 +84,14 @@ def apart(
         The terms of the table: those asked for, and the threshold and selection of most rows; and
         row label to what is different.
     """
+    ways = _terms_by_manifest(selected, with_threshold=with_threshold)
     found = {
-        row.label: terms_of(selected, row, with_threshold=with_threshold)
+        row.label: [
+            replace(one, selection=_selection(row))
+            for name in row.manifest_ids
+            for one in ways.get(name, ())
+        ]
         for row in rows
-        if set(row.manifest_ids) & set(selected.codes.manifests)
     }
     every = [one for terms in found.values() for one in terms]
     table = Terms(
