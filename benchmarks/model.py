@@ -157,14 +157,18 @@ def take_turns(
 
 def child(threads: int) -> ChildProcess:
     """Start a process for one path."""
+    return ChildProcess("model_child", child_environment(threads))
+
+
+def child_environment(threads: int) -> dict[str, str]:
+    """Return the environment of a process that finds the modules beside this one."""
     here = str(Path(__file__).parent)
     known = os.environ.get("PYTHONPATH", "")
-    environment = {
+    return {
         **os.environ,
         "PYTHONPATH": f"{here}{os.pathsep}{known}" if known else here,
         "OMP_NUM_THREADS": str(threads),
     }
-    return ChildProcess("model_child", environment)
 
 
 def rates(args: argparse.Namespace) -> dict[str, Any]:

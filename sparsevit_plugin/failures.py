@@ -19,6 +19,14 @@ _OTHERS_GONE: Final = re.compile(
 )
 _LONGEST: Final = 160
 
+PEER_GONE: Final = 75  # EX_TEMPFAIL: nothing is wrong with this process, try again
+"""Exit code of a process that ends because another one of its job has."""
+
+
+def is_peer_gone(error: BaseException) -> bool:
+    """Say whether an error only tells that another process of the job has ended."""
+    return isinstance(error, RuntimeError) and bool(_OTHERS_GONE.search(str(error)))
+
 
 def in_words(error: BaseException) -> str | None:
     """Say what is wrong with the machine and what to do, in one line; None for any other error."""
@@ -30,7 +38,7 @@ def in_words(error: BaseException) -> str | None:
             f"a process that loads images {how}; out of memory? Take fewer --num-workers and run "
             "the same command again; a training goes on with --resume auto"
         )
-    if isinstance(error, RuntimeError) and _OTHERS_GONE.search(text):
+    if is_peer_gone(error):
         return (
             "another process of this job has ended; its own output says why. Run the same command "
             "again, a training with --resume auto"

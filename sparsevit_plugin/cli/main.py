@@ -16,7 +16,7 @@ from sparsevit_plugin import pixel_limit
 from sparsevit_plugin.cli.parser import SuggestingParser
 from sparsevit_plugin.confinement import FLAG, confined_to, take_flag
 from sparsevit_plugin.errors import UserError, suggest
-from sparsevit_plugin.failures import in_words
+from sparsevit_plugin.failures import PEER_GONE, in_words, is_peer_gone
 from sparsevit_plugin.group_end import end_safely
 from sparsevit_plugin.upstream import silence_known_warnings
 from sparsevit_plugin.versions import installed_version
@@ -142,8 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the command's name; those of this process by default.
 
     Returns:
-        The exit code: 0, what the verb answers, 1 when memory is used up, 2 for bad input, 130 when
-        interrupted. One of several processes does not return: it ends here.
+        The exit code: 0, what the verb answers, 1 when memory is used up, 2 for bad input, 75 when
+        another process of the job has ended, 130 when interrupted. One of several processes does
+        not return: it ends here.
     """
     return end_safely(lambda: _answer(argv))
 
@@ -171,7 +172,7 @@ def _answer(argv: Sequence[str] | None) -> int:
         if said is None:
             raise
         print(f"benco: error: {said}", file=sys.stderr)
-        return FAILED
+        return PEER_GONE if is_peer_gone(error) else FAILED
     return code
 
 

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.failures import signal_in_words
+from sparsevit_plugin.failures import PEER_GONE, signal_in_words
 from sparsevit_plugin.harness.processor import set_up_processor
 
 PRECISIONS = {"32": "32-true", "16-mixed": "16-mixed", "bf16-mixed": "bf16-mixed"}
@@ -156,26 +156,37 @@ def launch_processes(count: int, arguments: Sequence[str]) -> int:
     except SignalException as error:
         return 128 + int(error.sigval)
     except ChildFailedError as error:
-        # The others fail because one was killed, and may be seen first; SIGTERM is the launcher's.
-        killed = {
-            rank: -failure.exitcode
-            for rank, failure in error.failures.items()
-            if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM
-        }
-        for rank, number in killed.items():
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        return _say_who_failed(codes, error.get_first_failure()[0], count)
+    return 0
+
+
+def _say_who_failed(codes: dict[int, int], noticed: int, count: int) -> int:
+    """Print which process failed first; return the job's exit code.
+
+    Args:
+        codes: Exit codes by rank, negative signals as `subprocess` has them.
+        noticed: The rank that was seen first, to the second: of processes that fail together any.
+        count: How many processes there are.
+    """
+    # The others fail because one did, and may be seen before it; SIGTERM is the launcher's.
+    culprits = {
+        rank: code for rank, code in codes.items() if code not in (PEER_GONE, -signal.SIGTERM)
+    }
+    for rank, code in culprits.items():
+        if code < 0:
             print(
-                f"benco: error: process {rank + 1} of {count}: {signal_in_words(number)}; the "
+                f"benco: error: process {rank + 1} of {count}: {signal_in_words(-code)}; the "
                 "others were stopped; run the same command again, a training with --resume auto",
                 file=sys.stderr,
             )
             return 1
-        rank, failure = error.get_first_failure()
-        code = failure.exitcode if failure.exitcode > 0 else 1
-        if code == 1:
-            print(
-                f"benco: error: process {rank + 1} of {count} failed first, its reason stands "
-                "above; the others were stopped",
-                file=sys.stderr,
-            )
-        return code
-    return 0
+    rank = noticed if noticed in culprits or not culprits else next(iter(culprits))
+    code = culprits.get(rank, 1)
+    if code == 1:
+        print(
+            f"benco: error: process {rank + 1} of {count} failed first, its reason stands "
+            "above; the others were stopped",
+            file=sys.stderr,
+        )
+    return code

@@ -8,6 +8,7 @@ import pytest
 
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.failures import PEER_GONE
 from sparsevit_plugin.harness.devices import launch_processes, shares_batch_norm
 from tests.harness.helpers import TINY
 
@@ -57,3 +58,25 @@ def test_a_process_that_fails_is_named_unless_it_has_said_what_is_wrong(
     error = capsys.readouterr().err
     assert ("process 2 of 2 failed first" in error) == (code == 1)
     assert "Traceback" not in error
+
+
+def test_a_process_that_ends_for_want_of_the_other_is_not_the_one_that_failed(
+    tmp_path, monkeypatch, capsys
+):
+    """Both are gone when the launcher looks, and it counts in seconds."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\n[ "$RANK" = 1 ] && exit 1\nexit {PEER_GONE}\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    assert launch_processes(2, ["train"]) == 1
+    assert "process 2 of 2 failed first" in capsys.readouterr().err
+
+
+def test_the_exit_code_of_a_process_whose_others_are_gone(monkeypatch, capsys):
+    def lose(_):
+        raise RuntimeError("[../gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+
+    monkeypatch.setattr("sparsevit_plugin.cli.main._dispatch", lose)
+    assert main(["train"]) == PEER_GONE
+    assert "another process of this job has ended" in capsys.readouterr().err

@@ -1,0 +1,160 @@
+"""SparseViT on a GPU against IMDLBenCo's, with the same weights: `python benchmarks/gpu.py`.
+
+Every path at every batch runs in a process of its own. They are built side by side, for compiling
+takes long, and measured one after the other, in turns; medians are compared. Ratios are to
+IMDLBenCo's model, eager, in fp16 autocast, as its scripts run it on a GPU. A training step is
+forward, loss and backward, with stochastic depth. Peak memory is the most that PyTorch had
+allocated, weights included. Differences are to IMDLBenCo's model in single precision (TF32 off): of
+the map of photographs; in training, of the gradients, each as a share of its tensor's largest.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from model import child_environment
+
+from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
+
+REFERENCE = "upstream fp16"
+EXACT = "upstream fp32"
+PATHS = {
+    "inference": (EXACT, REFERENCE, "fp32", "fp16", "bf16", "fp16 compiled", "bf16 compiled"),
+    "training": (EXACT, REFERENCE, "fp32", "fp16", "bf16", "fp16 compiled", "bf16 compiled"),
+}
+TIMEOUT = 600.0
+"""Seconds for one answer; compiling takes minutes."""
+
+HEADINGS = (
+    *("path", "milliseconds", "ratio", "images/s", "peak MiB", "of upstream fp16's"),
+    "difference, largest / mean",
+)
+
+
+class Lane(NamedTuple):
+    """A path at a batch."""
+
+    what: str
+    batch: int
+    path: str
+
+
+def main() -> int:
+    """Measure, and print a table for every batch."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batches", default="1,8,16", metavar="N[,N...]")
+    parser.add_argument("--what", default="inference,training")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of every process")
+    parser.add_argument("--seconds", type=float, default=0.1, help="length of a turn")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--model", default="SparseViT", help="SparseViT, or a smaller one to try")
+    parser.add_argument("--only", default="", help="paths to run, separated by semicolons")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print("error: no GPU that PyTorch can use", file=sys.stderr)
+        return 2
+    print(machine(args.device), flush=True)
+    groups = [(what, int(n)) for what in args.what.split(",") for n in args.batches.split(",")]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        lanes = [Lane(what, batch, path) for what, batch in groups for path in paths(args, what)]
+        processes = start(args, lanes, folder, stack)
+        for what, batch in groups:
+            chosen = {lane.path: p for lane, p in processes.items() if lane[:2] == (what, batch)}
+            compare_group(args, what, batch, chosen)
+    return 0
+
+
+def paths(args: argparse.Namespace, what: str) -> list[str]:
+    """Return the paths that were asked for."""
+    only = [name.strip() for name in args.only.split(";") if name]
+    return [path for path in PATHS[what] if path in only or not only]
+
+
+def machine(device: str) -> str:
+    """Say what the figures were measured on."""
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    return f"{name}; torch {torch.__version__}"
+
+
+def start(
+    args: argparse.Namespace, lanes: list[Lane], folder: str, stack: contextlib.ExitStack
+) -> dict[Lane, ChildProcess]:
+    """Build every path in a process of its own, several at once; one that fails is named."""
+    environment = child_environment(threads=1)
+    processes = {
+        lane: stack.enter_context(ChildProcess("gpu_child", environment)) for lane in lanes
+    }
+    question = {"do": "make", "device": args.device, "name": args.model}
+    question["weights"] = str(Path(folder) / "weights.safetensors")
+
+    def make(lane: Lane) -> tuple[Lane, str]:
+        try:
+            processes[lane].ask({**question, **lane._asdict(), "folder": folder}, TIMEOUT)
+        except ChildError as error:
+            return lane, str(error)
+        return lane, ""
+
+    began = time.monotonic()
+    # The first writes the weights that the others load; then what compiles, which takes longest.
+    failed = dict([make(lanes[0])])
+    rest = sorted(lanes[1:], key=lambda lane: "compiled" not in lane.path)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        failed |= dict(pool.map(make, rest))
+    for lane, reason in failed.items():
+        if reason:
+            print(f"{lane.what}, batch {lane.batch}, {lane.path}: {reason}", flush=True)
+    print(f"built {len(lanes)} in {time.monotonic() - began:.0f} s", flush=True)
+    return {lane: process for lane, process in processes.items() if not failed[lane]}
+
+
+def compare_group(
+    args: argparse.Namespace, what: str, batch: int, processes: dict[str, ChildProcess]
+) -> None:
+    """Let the paths of one batch take turns, and print their table."""
+    turns: dict[str, list[float]] = {path: [] for path in processes}
+    for _ in range(args.rounds):
+        for path, process in processes.items():
+            taken = process.ask({"do": "run", "seconds": args.seconds}, TIMEOUT)
+            turns[path].append(taken["milliseconds"])
+    facts = {path: process.ask({"do": "facts"}, TIMEOUT) for path, process in processes.items()}
+    median = {path: statistics.median(values) for path, values in turns.items()}
+    print(f"\n{args.model}, {what}, {batch} x 512 x 512, {args.rounds} turns\n")
+    print("| " + " | ".join(HEADINGS) + " |")
+    print("|---" * len(HEADINGS) + "|")
+    for path, value in median.items():
+        print("| " + " | ".join(cells_of(path, value, batch, median, facts)) + " |", flush=True)
+
+
+def cells_of(
+    path: str,
+    value: float,
+    batch: int,
+    median: dict[str, float],
+    facts: dict[str, dict[str, Any]],
+) -> list[str]:
+    """Return the cells of one path."""
+    own, reference = facts[path], facts.get(REFERENCE)
+    difference = own["difference"]
+    times = f"{median[REFERENCE] / value:.2f}" if reference else "-"
+    share = f"{own['peak'] / reference['peak']:.0%}" if reference and reference["peak"] else "-"
+    return [
+        path,
+        f"{value:.2f}",
+        times,
+        f"{1000 * batch / value:.0f}",
+        f"{own['peak']:.0f}",
+        share,
+        "-" if difference is None else f"{difference[0]:.1e} / {difference[1]:.1e}",
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
