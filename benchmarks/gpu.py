@@ -1,7 +1,7 @@
 """SparseViT on a GPU against IMDLBenCo's, with the same weights: `python benchmarks/gpu.py`.
 
-Every path at every batch runs in a process of its own. They are built side by side, for compiling
-takes long, and measured one after the other, in turns; medians are compared. Ratios are to
+Every path at every batch runs in a process of its own. Those of a batch are built side by side, for
+compiling takes long, and then measured in turns; medians are compared. Ratios are to
 IMDLBenCo's model, eager, in fp16 autocast, as its scripts run it on a GPU. A training step is
 forward, loss and backward, with stochastic depth. Peak memory is the most that PyTorch had
 allocated, weights included. Differences are to IMDLBenCo's model in single precision (TF32 off): of
@@ -62,13 +62,12 @@ def main() -> int:
         print("error: no GPU that PyTorch can use", file=sys.stderr)
         return 2
     print(machine(args.device), flush=True)
-    groups = [(what, int(n)) for what in args.what.split(",") for n in args.batches.split(",")]
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        lanes = [Lane(what, batch, path) for what, batch in groups for path in paths(args, what)]
-        processes = start(args, lanes, folder, stack)
-        for what, batch in groups:
-            chosen = {lane.path: p for lane, p in processes.items() if lane[:2] == (what, batch)}
-            compare_group(args, what, batch, chosen)
+    with tempfile.TemporaryDirectory() as folder:
+        for what in args.what.split(","):
+            for batch in args.batches.split(","):
+                with contextlib.ExitStack() as stack:
+                    lanes = [Lane(what, int(batch), path) for path in paths(args, what)]
+                    compare(args, start(args, lanes, folder, stack))
     return 0
 
 
@@ -103,22 +102,22 @@ def start(
         return lane, ""
 
     began = time.monotonic()
-    # The first writes the weights that the others load; then what compiles, which takes longest.
-    failed = dict([make(lanes[0])])
-    rest = sorted(lanes[1:], key=lambda lane: "compiled" not in lane.path)
+    failed = dict([make(lanes[0])])  # it writes the weights that the others load
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        failed |= dict(pool.map(make, rest))
+        failed |= dict(pool.map(make, lanes[1:]))
     for lane, reason in failed.items():
         if reason:
             print(f"{lane.what}, batch {lane.batch}, {lane.path}: {reason}", flush=True)
-    print(f"built {len(lanes)} in {time.monotonic() - began:.0f} s", flush=True)
+    print(f"\nbuilt {len(lanes)} in {time.monotonic() - began:.0f} s", flush=True)
     return {lane: process for lane, process in processes.items() if not failed[lane]}
 
 
-def compare_group(
-    args: argparse.Namespace, what: str, batch: int, processes: dict[str, ChildProcess]
-) -> None:
+def compare(args: argparse.Namespace, lanes: dict[Lane, ChildProcess]) -> None:
     """Let the paths of one batch take turns, and print their table."""
+    if not lanes:
+        return
+    what, batch, _ = next(iter(lanes))
+    processes = {lane.path: process for lane, process in lanes.items()}
     turns: dict[str, list[float]] = {path: [] for path in processes}
     for _ in range(args.rounds):
         for path, process in processes.items():

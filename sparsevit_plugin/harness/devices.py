@@ -51,10 +51,13 @@ def make_fabric(
         purpose: `inference` or `training`.
 
     Raises:
-        UserError: If the device is not there.
+        UserError: If the device is not there, or cannot train in the precision.
     """
     accelerator, index = accelerator_of(device)
     chosen = PRECISIONS.get(precision) or ("16-mixed" if accelerator == "cuda" else "32-true")
+    if purpose == "training" and accelerator == "cpu" and chosen == "16-mixed":
+        # Fabric would take bfloat16 in its place, and the rows would not say so.
+        raise UserError("--precision 16-mixed trains on a GPU: on a CPU take bf16-mixed or 32")
     fabric = Fabric(
         accelerator=accelerator,
         devices=_local_devices(accelerator, index),

@@ -17,11 +17,11 @@ def make_optimizer(
     lr: float,
     weight_decay: float,
     layer_decay: float | None = None,
+    fused: bool = True,
 ) -> Optimizer:
     """Return timm's optimiser with upstream's settings.
 
     Betas are (0.9, 0.999); biases, norms and other one-dimensional parameters are not decayed.
-    PyTorch's fused kernel updates all parameters in one pass, on CPUs too.
 
     Args:
         model: What is trained.
@@ -30,6 +30,8 @@ def make_optimizer(
         weight_decay: Weight decay.
         layer_decay: Factor between the learning rates of a layer and of the next; None for one rate
             everywhere. What a layer is the model's `group_matcher` says, as timm's models do.
+        fused: Whether PyTorch's fused kernel updates all parameters in one pass, on CPUs too. It
+            undoes fp16's scaling of the loss within, where no norm of the gradients can be taken.
 
     Raises:
         UserError: Layers are asked for and not known.
@@ -48,7 +50,7 @@ def make_optimizer(
         weight_decay=weight_decay,
         layer_decay=layer_decay,
         betas=(0.9, 0.999),
-        fused=True,
+        fused=fused,
     )
 
 

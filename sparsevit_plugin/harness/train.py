@@ -68,6 +68,8 @@ from sparsevit_plugin.results.store import Store
 RUN_NAME = "run.json"
 SUBSTITUTES = 100
 """So many following samples are tried in place of a bad one before training gives up."""
+LEFT_OUT = 25
+"""So many updates in a row without finite gradients end a training; each halves fp16's scale."""
 
 
 class SubstitutingDataset(Dataset):
@@ -225,6 +227,7 @@ class Trainer:
         self._build_loader()
         self._build_model()
         self.met: list[tuple[int, int, BadSample]] = []  # by position and process
+        self.left_out = 0  # steps in a row
         self.state = self._start_state()
         self.saved, self.saved_position = time.monotonic(), self.position
         self.log = TrainingLog(
@@ -280,6 +283,7 @@ class Trainer:
             lr=lr,
             weight_decay=cfg.weight_decay,
             layer_decay=cfg.layer_decay,
+            fused=not self._scales_loss(),
         )
         self.schedule = WarmupCosine(
             lr=lr, min_lr=cfg.min_lr, warmup_epochs=cfg.warmup_epochs, epochs=cfg.epochs
@@ -459,12 +463,42 @@ class Trainer:
             self._check_loss(loss, batch)
             fabric.backward(loss / group)
         if last:
-            if cfg.clip_grad:
-                fabric.clip_gradients(self.model, self.optimizer, max_norm=cfg.clip_grad)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            self._update()
         self._log_losses(output)
         return output
+
+    def _update(self) -> None:
+        """Step the optimiser; gradients that are not finite are left out, in every precision.
+
+        In fp16 that is how the scale of the loss is found. Elsewhere they would end the training:
+        no weight is a number after them.
+        """
+        norm = self.fabric.clip_gradients(
+            self.model,
+            self.optimizer,
+            max_norm=self.cfg.clip_grad or math.inf,
+            error_if_nonfinite=False,
+        )
+        finite = bool(torch.isfinite(torch.as_tensor(norm)))
+        if finite or self._scales_loss():  # the scaler leaves the step out, and scales less
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.left_out = 0 if finite else self.left_out + 1
+        if not finite:
+            self._say_left_out()
+
+    def _scales_loss(self) -> bool:
+        return getattr(self.fabric.strategy.precision, "scaler", None) is not None
+
+    def _say_left_out(self) -> None:
+        where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
+        if self.left_out >= LEFT_OUT:
+            raise UserError(
+                f"{where}: the gradients of {LEFT_OUT} steps in a row are not finite; lower --lr, "
+                "give --clip-grad or use --precision 32 (the last checkpoint is whole)"
+            )
+        lowered = ", the scale of the loss halved" if self._scales_loss() else ""
+        self.evaluator.say(f"{where}: the gradients are not finite; the step is left out{lowered}")
 
     def _note_bad(self, batch: dict[str, Any]) -> None:
         refuse_bad(batch["bad"], skip=self.skip_bad)

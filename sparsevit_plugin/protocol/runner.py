@@ -69,7 +69,8 @@ def make_slots(jobs: int | None, processes: int, gpus: int, cores: int) -> list[
         cores: Its processors.
 
     Raises:
-        UserError: There are fewer GPUs than a job needs. Jobs beyond the GPUs share them.
+        UserError: There are fewer GPUs than a job needs. Jobs beyond the GPUs share them, and the
+            processors.
     """
     if not gpus:
         count = jobs or 1
@@ -80,7 +81,8 @@ def make_slots(jobs: int | None, processes: int, gpus: int, cores: int) -> list[
     groups = gpus // processes
     count = jobs or groups
     starts = [(place % groups) * processes for place in range(count)]
-    return [Slot(tuple(range(start, start + processes))) for start in starts]
+    shared = max(1, cores // (count * processes)) if count > groups else 0
+    return [Slot(tuple(range(start, start + processes)), shared) for start in starts]
 
 
 @dataclass

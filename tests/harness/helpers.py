@@ -19,15 +19,24 @@ TINY = (
 
 
 class PlainConvolution(nn.Module):
-    """One convolution without BatchNorm or dropout: sums of gradients can be checked exactly."""
+    """One convolution without BatchNorm or dropout: sums of gradients can be checked exactly.
 
-    def __init__(self, spoil: float = 0.0) -> None:
+    Args:
+        spoil: Whether the loss is no number.
+        overflow: In how many batches, from the first, the gradients alone are infinite.
+    """
+
+    def __init__(self, spoil: float = 0.0, overflow: int = 0) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(3, 1, 3, padding=1)
         self.spoil = spoil
+        self.overflow = overflow
 
     def forward(self, image, mask=None, *args, **kwargs):
         logits = self.convolution(image)
+        if self.training and self.overflow:
+            self.overflow -= 1
+            logits.register_hook(lambda gradient: gradient * float("inf"))
         loss = None
         if mask is not None:
             loss = nn.functional.binary_cross_entropy_with_logits(logits, mask.float())

@@ -45,6 +45,13 @@ def test_the_command_says_so_before_anything_is_started(tiny_set, tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
+def test_half_precision_does_not_train_on_a_cpu(tiny_set, tmp_path, capsys):
+    words = ("train", *TINY, "--data-path", str(tiny_set), "--output-dir", str(tmp_path / "out"))
+    assert main([*words, "--precision", "16-mixed"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("benco: error: --precision 16-mixed trains on a GPU")
+
+
 @pytest.mark.parametrize("code", [1, 2])
 def test_a_process_that_fails_is_named_unless_it_has_said_what_is_wrong(
     tmp_path, monkeypatch, capsys, code

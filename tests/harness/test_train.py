@@ -1,14 +1,18 @@
 """Training: it learns, it can be killed at any step, and it refuses what it cannot do."""
 
+import contextlib
 import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from unittest.mock import patch
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.harness import train as train_module
@@ -213,6 +217,36 @@ def test_a_loss_that_is_not_finite_stops_with_the_names_of_the_batch(train_set, 
     error = capsys.readouterr().err.splitlines()[-1]
     assert "the loss is nan at epoch 1, step 1" in error
     assert error.count("Tp/") == 4
+
+
+@pytest.mark.parametrize("clip", [(), ("--clip-grad", "1.0")])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_step_whose_gradients_are_not_finite_is_left_out(
+    train_set, tmp_path, capsys, *, clip, scaled
+):
+    """As on a GPU in fp16, where the first steps show how far the loss can be scaled."""
+    register_plain_convolution()
+    patched = contextlib.nullcontext()
+    if scaled:
+        precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+        fabric = Fabric(accelerator="cpu", plugins=[precision])
+        patched = patch("sparsevit_plugin.harness.train.make_fabric", return_value=fabric)
+    flags = ("--model", "PlainConvolution", "--overflow", "2", *clip)
+    with patched:
+        assert run_train(train_set, tmp_path / "run", *flags) == 0
+    said = "".join(capsys.readouterr())
+    assert said.count("the gradients are not finite; the step is left out") == 2
+    assert said.count("the scale of the loss halved") == (2 if scaled else 0)
+    trained = weights(tmp_path / "run/best.safetensors")
+    assert all(torch.isfinite(value).all() for value in trained.values())
+
+
+def test_gradients_that_never_are_finite_end_the_training(train_set, tmp_path, capsys):
+    register_plain_convolution()
+    flags = ("--model", "PlainConvolution", "--overflow", "99", "--epochs", "20")
+    assert run_train(train_set, tmp_path / "run", *flags) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "epoch 9, step 1: the gradients of 25 steps in a row are not finite" in error
 
 
 def test_last_and_best_and_the_test_rows_are_written(train_set, tmp_path, make_set):

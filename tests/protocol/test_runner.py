@@ -216,7 +216,7 @@ def test_slots_share_a_machine():
     assert make_slots(1, 2, 0, 8) == [Slot(threads=4)]
     assert make_slots(None, 1, 2, 8) == [Slot((0,)), Slot((1,))]
     assert make_slots(None, 2, 4, 8) == [Slot((0, 1)), Slot((2, 3))]
-    assert make_slots(3, 1, 2, 8) == [Slot((0,)), Slot((1,)), Slot((0,))]
+    assert make_slots(3, 1, 2, 8) == [Slot((0,), 2), Slot((1,), 2), Slot((0,), 2)]
     with pytest.raises(UserError, match="--processes 4: this machine has 2 GPUs"):
         make_slots(None, 4, 2, 8)
 
