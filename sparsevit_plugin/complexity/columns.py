@@ -127,6 +127,8 @@ def counted_row(model: str, own_size: int | None, found: Complexity) -> dict[str
         found: Its counts.
     """
     has_fourier = FOURIER in found.not_counted
+    # A forward pass that fails does so for its memory too.
+    reasons = filter(None, f"{found.reason}; {found.memory_reason}".split("; "))
     return {
         "model": model,
         "own_size": own_size,
@@ -140,7 +142,7 @@ def counted_row(model: str, own_size: int | None, found: Complexity) -> dict[str
         "kept_bytes": found.kept_bytes,
         "counter": found.counter,
         "not_counted": not_counted_text(found.not_counted),
-        "reason": "; ".join(filter(None, (found.reason, found.memory_reason))),
+        "reason": "; ".join(dict.fromkeys(reasons)),
     }
 
 

@@ -210,8 +210,20 @@ def _score_panel(axes: Axes, points: Sequence[Point], name: str, scale: float) -
 
 
 def _legend_of_kinds(axes: Axes, points: Sequence[Point]) -> None:
-    if len({point.kind for point in points}) > 1:
-        axes.legend(loc="best", frameon=True, framealpha=0.9, borderpad=0.3, handletextpad=0.2)
+    """Say which scores are published ones; measured ones alone need no word."""
+    kinds = {point.kind for point in points}
+    if kinds != {"measured"}:
+        handles, labels = axes.get_legend_handles_labels()
+        shown = [place for place, label in enumerate(labels) if label in kinds]
+        axes.legend(
+            [handles[place] for place in shown],
+            [labels[place] for place in shown],
+            loc="best",
+            frameon=True,
+            framealpha=0.9,
+            borderpad=0.3,
+            handletextpad=0.2,
+        )
 
 
 def place_labels(axes: Axes) -> None:

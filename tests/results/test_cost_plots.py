@@ -64,6 +64,12 @@ def test_kinds_differ_in_shape_as_well_as_colour():
     assert len(shapes) == 2
 
 
+def test_published_points_alone_are_marked_too():
+    alone = [point for point in POINTS if point.kind == "published"]
+    legend = score_plot(alone, "pixel F1").axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["published"]
+
+
 def test_measured_points_alone_need_no_legend():
     assert score_plot(POINTS[:2], "pixel F1").axes[0].get_legend() is None
 
