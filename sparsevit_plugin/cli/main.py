@@ -25,6 +25,7 @@ FAILED = 1
 USER_ERROR = 2
 INTERRUPTED = 130  # what a shell reports for SIGINT
 BROKEN_PIPE = 141  # what a shell reports for SIGPIPE
+_TOO_MANY_DIGITS = "for integer string conversion"  # Python's words; it reads some thousands
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,11 @@ def _answer(argv: Sequence[str] | None) -> int:
         # The reader has gone: point stdout elsewhere, so that the last flush is silent.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except ValueError as error:
+        if _TOO_MANY_DIGITS not in str(error):
+            raise
+        print("benco: error: a number has more digits than can be read", file=sys.stderr)
+        return USER_ERROR
     except (MemoryError, OSError, RuntimeError) as error:
         said = in_words(error)
         if said is None:

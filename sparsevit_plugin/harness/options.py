@@ -246,12 +246,15 @@ def to_bool(value: object, where: str) -> bool:
 
 
 def to_int(value: object, where: str) -> int:
-    """Return a whole number; `where` is named in the error."""
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value):
-        return int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise UserError(f"{where}: expected a whole number, got {value!r}")
+    """Return a whole number of 64 bits; `where` is named in the error."""
+    number = value
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d{1,19}\s*", value):
+        number = int(value)
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise UserError(f"{where}: expected a whole number, got {value!r}")
+    if abs(number) >= 2**63:
+        raise UserError(f"{where}: the number is too large")
+    return number
 
 
 def to_float(value: object, where: str) -> float:
@@ -260,6 +263,8 @@ def to_float(value: object, where: str) -> float:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError(value)
         number = float(value)
+    except OverflowError:
+        raise UserError(f"{where}: the number is too large") from None
     except ValueError:
         raise UserError(f"{where}: expected a number, got {value!r}") from None
     if number - number != 0:

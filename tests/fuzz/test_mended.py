@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sparsevit_plugin.cards.reading import parse_yaml, read_yaml
+from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.errors import UserError, one_line
 from sparsevit_plugin.files import file_name, parse_json, write_text_atomic
 from sparsevit_plugin.harness.checkpoint import load_state
@@ -86,6 +87,21 @@ def test_messages_are_one_line_whatever_they_quote():
             check_line(str(error))
             str(error).encode()
     assert one_line("C:\\new é 名.png: 3 x 4") == "C:\\new é 名.png: 3 x 4"
+
+
+@pytest.mark.parametrize("digits", [19, 20, 400, 5000])
+def test_numbers_of_too_many_digits_are_refused(tmp_path, digits, capsys):
+    text = "9" * digits
+    recipe = tmp_path / "long.yaml"
+    recipe.write_text(f"name: long\noptions: {{epochs: '{text}'}}\n")
+    for flags in (["--epochs", text], ["--recipe", str(recipe)], ["--lr", f"1{text}"]):
+        if flags[0] == "--lr" and digits < 400:  # a number
+            continue
+        words = ["train", "--model", "SparseViT_tiny", "--output-dir", str(tmp_path), *flags]
+        assert main([*words, "--data-path", str(tmp_path)]) == 2
+        check_line(capsys.readouterr().err.strip())
+    assert main(["complexity", "--models", "SparseViT_tiny", "--image-size", text]) == 2
+    check_line(capsys.readouterr().err.strip())
 
 
 HEADERS = {
