@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Hashable, Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ REGISTRY_VARIABLE = "SPARSEVIT_REGISTRY"
 
 _MOST_BYTES = 1 << 18
 _MOST_NODES = 100_000
+_HALF = re.compile(r"[\ud800-\udfff]")  # surrogates, which an escape can name
 _LOG = logging.getLogger(__name__)
 _Path = tuple[str | int, ...]
 
@@ -168,24 +170,28 @@ def parse_yaml(text: str) -> tuple[Any, yaml.Node | None]:
     """Return what a YAML text holds, and its nodes, which know their lines; nothing in it is run.
 
     Raises:
-        yaml.YAMLError: It is no YAML, has a key twice, a value that its tag does not fit, is nested
-            too deeply, or its aliases unfold into more than anybody's data.
+        yaml.YAMLError: It is no YAML, has a key twice, a value that its tag does not fit, half of a
+            character, is nested too deeply, or its aliases unfold into more than anybody's data.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_unfolding(root)
+        _refuse_unusable(root)
         return yaml.load(text, UniqueKeyLoader), root  # noqa: S506 -- a SafeLoader
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
 
 
-def _refuse_unfolding(root: yaml.Node | None) -> None:
-    """Refuse aliases that stand for something that holds them, or for far more than is written."""
+def _refuse_unusable(root: yaml.Node | None) -> None:
+    """Refuse what no text can hold, and aliases that unfold into far more than is written."""
     sizes: dict[int, int] = {}
     above: set[int] = set()
 
     def size(node: yaml.Node) -> int:
         if isinstance(node, yaml.ScalarNode):
+            if _HALF.search(node.value):
+                raise yaml.MarkedYAMLError(
+                    problem="half of a character", problem_mark=node.start_mark
+                )
             return 1
         key = id(node)
         if key in above:

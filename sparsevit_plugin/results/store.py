@@ -73,6 +73,7 @@ _COSTS = (
 )
 _MOST = 1e30  # of a cost; NaN and infinity are none either
 _MANIFEST_OBJECTS = ("checkpoint", "config", "libraries", "complexity", "model_arguments")
+_CONFIG_OBJECTS = ("options", "origin", "model_arguments", "argument_origin", "recipe")
 _FINGERPRINT_DIGITS = 8
 _BINS = 256
 
@@ -561,6 +562,7 @@ def _check_note(note: object) -> None:
     _check_kinds(manifest, str, "a text", _MANIFEST_TEXTS)
     _check_kinds(manifest, dict, "a JSON object", _MANIFEST_OBJECTS)
     _check_kinds(manifest.get("checkpoint") or {}, str, "a text", ("file", "sha256"))
+    _check_kinds(manifest.get("config") or {}, dict, "a JSON object", _CONFIG_OBJECTS)
     cost = manifest.get("complexity") or {}
     _check_kinds(cost, str, "a text", ("counter", "reason"))
     _check_kinds(cost, (int, float), "a number", _COSTS)
@@ -594,7 +596,11 @@ def _read(path: Path, columns: tuple[Column, ...]) -> tuple[pa.Table, dict[str, 
         ]
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is broken: remove it and test again") from error
-    return pa.Table.from_arrays(arrays, schema=schema), note
+    whole = pa.Table.from_arrays(arrays, schema=schema)
+    for name in ("manifest_id", "dataset"):
+        if any(part.null_count or part.dictionary.null_count for part in whole[name].chunks):
+            raise UserError(f"{path} is broken, rows lack their {name}: remove it and test again")
+    return whole, note
 
 
 def _absent(name: str, kind: pa.DataType, count: int, note: Mapping[str, Any]) -> pa.Array:

@@ -5,6 +5,7 @@ import struct
 import zipfile
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -81,6 +82,13 @@ def test_a_list_with_half_a_sign_is_refused(tmp_path, text):
         read_source(path)
 
 
+def test_half_of_a_character_is_no_yaml(tmp_path):
+    card = tmp_path / "half.yaml"
+    card.write_text('name: half\ntitle: "\\ud800"\n')
+    with pytest.raises(UserError, match=r"half.yaml:2: not YAML: half of a character"):
+        read_yaml(card, "a protocol")
+
+
 def test_messages_are_one_line_whatever_they_quote():
     for hostile in ("a\nb", "a\x1b[2Jb", "a\u202eb", "\ud800", "a\0b", "a" * 100_000):
         for error in (UserError(f"x: {hostile} is wrong"), BadImage(hostile, f"no {hostile}")):
@@ -152,6 +160,7 @@ def test_a_damaged_training_state_is_refused(tmp_path, broken):
         {"manifest": [1]},
         {"manifest": {"manifest_id": "id-A", "model": 3}},
         {"manifest": {"manifest_id": "id-A", "model": "A", "checkpoint": "x"}},
+        {"manifest": {"model": "A", "config": {"options": 5}}},
         {"manifest": {"model": "A", "complexity": {"counter": ["torch"]}}},
         {"manifest": {"model": "A", "complexity": {"macs": float("inf")}}},
         {"manifest": {"model": "A", "complexity": {"macs": float("nan")}}},
@@ -169,6 +178,18 @@ def test_a_row_file_with_a_damaged_note_is_named(tmp_path, note):
     text = note if isinstance(note, bytes) else json.dumps({**good, **note}).encode()
     pq.write_table(table.replace_schema_metadata({b"sparsevit_plugin": text}), path)
     with pytest.raises(UserError, match=f"{path.name} is broken") as caught:
+        load(tmp_path)
+    check_line(str(caught.value))
+
+
+@pytest.mark.parametrize("name", ["manifest_id", "dataset"])
+def test_rows_of_nobody_are_named(tmp_path, name):
+    path = Store(tmp_path).write(manifest("A"), "casia", [counted("a", 1, 1, 1, 1)])
+    table = pq.read_table(path)
+    nobody = pa.nulls(len(table)).cast(table.schema.field(name).type)
+    place = table.schema.get_field_index(name)
+    pq.write_table(table.set_column(place, table.schema.field(name), nobody), path)
+    with pytest.raises(UserError, match=f"{path.name} is broken, rows lack their {name}") as caught:
         load(tmp_path)
     check_line(str(caught.value))
 
