@@ -212,12 +212,20 @@ def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever it holds
     """Return what a JSON text holds.
 
     Raises:
-        ValueError: It is no JSON, no UTF-8, or nested too deeply to be anybody's data.
+        ValueError: It is no JSON, no UTF-8, holds half of a character, or is nested too deeply to
+            be anybody's data.
     """
     try:
-        return json.loads(text)
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text))
+        content = json.loads(text)
+        if "\\u" in text:  # "\\ud800" alone is a text that nothing can write
+            json.dumps(content, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("half of a character") from None
+    return content
 
 
 def _as_json(value: object) -> object:

@@ -594,9 +594,10 @@ def _read(path: Path, columns: tuple[Column, ...]) -> tuple[pa.Table, dict[str, 
             else _absent(name, kind, len(table), note)
             for name, kind in zip(schema.names, schema.types, strict=True)
         ]
+        whole = pa.Table.from_arrays(arrays, schema=schema)
+        whole.validate(full=True)  # texts may be no UTF-8
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} is broken: remove it and test again") from error
-    whole = pa.Table.from_arrays(arrays, schema=schema)
     for name in ("manifest_id", "dataset"):
         if any(part.null_count or part.dictionary.null_count for part in whole[name].chunks):
             raise UserError(f"{path} is broken, rows lack their {name}: remove it and test again")

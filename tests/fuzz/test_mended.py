@@ -161,6 +161,7 @@ def test_a_damaged_training_state_is_refused(tmp_path, broken):
         {"manifest": {"manifest_id": "id-A", "model": 3}},
         {"manifest": {"manifest_id": "id-A", "model": "A", "checkpoint": "x"}},
         {"manifest": {"model": "A", "config": {"options": 5}}},
+        {"manifest": {"model": "\ud800"}},
         {"manifest": {"model": "A", "complexity": {"counter": ["torch"]}}},
         {"manifest": {"model": "A", "complexity": {"macs": float("inf")}}},
         {"manifest": {"model": "A", "complexity": {"macs": float("nan")}}},
