@@ -242,7 +242,7 @@ def test_any_registered_model_is_saved_and_loaded(tmp_path):
     assert facts.config.options["fit"] == "pad"
     assert same_maps(hub.load(tmp_path / "out"), model)
     assert Localiser(tmp_path / "out", device="cpu").settings()["fit"] == "pad"
-    with pytest.raises(UserError, match="has no argument spoil; it is PlainConvolution"):
+    with pytest.raises(UserError, match="has no argument overflow, spoil; it is PlainConvolution"):
         SparseViT_tiny.from_pretrained(tmp_path / "out")
 
 
