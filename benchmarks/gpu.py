@@ -26,10 +26,7 @@ from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
 
 REFERENCE = "upstream fp16"
 EXACT = "upstream fp32"
-PATHS = {
-    "inference": (EXACT, REFERENCE, "fp32", "fp16", "bf16", "fp16 compiled", "bf16 compiled"),
-    "training": (EXACT, REFERENCE, "fp32", "fp16", "bf16", "fp16 compiled", "bf16 compiled"),
-}
+PATHS = (EXACT, REFERENCE, "fp32", "fp16", "bf16", "fp16 compiled", "bf16 compiled")
 TIMEOUT = 600.0
 """Seconds for one answer; compiling takes minutes."""
 
@@ -66,15 +63,15 @@ def main() -> int:
         for what in args.what.split(","):
             for batch in args.batches.split(","):
                 with contextlib.ExitStack() as stack:
-                    lanes = [Lane(what, int(batch), path) for path in paths(args, what)]
+                    lanes = [Lane(what, int(batch), path) for path in chosen(args)]
                     compare(args, start(args, lanes, folder, stack))
     return 0
 
 
-def paths(args: argparse.Namespace, what: str) -> list[str]:
+def chosen(args: argparse.Namespace) -> list[str]:
     """Return the paths that were asked for."""
     only = [name.strip() for name in args.only.split(";") if name]
-    return [path for path in PATHS[what] if path in only or not only]
+    return [path for path in PATHS if path in only or not only]
 
 
 def machine(device: str) -> str:

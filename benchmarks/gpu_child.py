@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gpu import EXACT
 from model_child import UPSTREAM, build, compare, example, gradients
 from torch import Tensor, nn
 
 from sparsevit_plugin.backends import prepare
 from sparsevit_plugin.harness.child_process import serve
 
-EXACT = "upstream fp32"
 PRECISIONS = {"fp32": "32", "fp16": "16-mixed", "bf16": "bf16"}
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 LOSS_SCALE = 1024.0
@@ -50,7 +50,7 @@ class Worker:
         self.expected = Path(folder) / f"{what}-{batch}.pt"
         if what == "training":
             self.call: Callable[[], Any] = step_of(model, image, mask, path)
-            self.result = lambda: scaled_gradients(model, path)
+            self.result = lambda: unscaled_gradients(model, path)
         else:
             predict = predictor(model, path, self.device)
             label = torch.zeros(batch, device=self.device)
@@ -127,7 +127,7 @@ def step_of(model: nn.Module, image: Tensor, mask: Tensor, path: str) -> Callabl
     model.train()
     call = torch.compile(model) if "compiled" in path else model
     label = torch.ones(len(image), device=image.device)
-    scale = LOSS_SCALE if "fp16" in path else 1.0
+    scale = loss_scale(path)
 
     def step() -> None:
         torch.manual_seed(0)  # the same blocks are left out by stochastic depth
@@ -139,10 +139,14 @@ def step_of(model: nn.Module, image: Tensor, mask: Tensor, path: str) -> Callabl
     return step
 
 
-def scaled_gradients(model: nn.Module, path: str) -> dict[str, Tensor]:
+def loss_scale(path: str) -> float:
+    """Return what a path's loss is multiplied by."""
+    return LOSS_SCALE if "fp16" in path else 1.0
+
+
+def unscaled_gradients(model: nn.Module, path: str) -> dict[str, Tensor]:
     """Return the gradients of the last step, without the scale of the loss."""
-    scale = LOSS_SCALE if "fp16" in path else 1.0
-    return {name: value / scale for name, value in gradients(model).items()}
+    return {name: value / loss_scale(path) for name, value in gradients(model).items()}
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ _FORGOTTEN = 7 * 86400  # seconds without a change after which nobody writes a f
 _TEMPORARY = re.compile(
     r"\..+\.(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}|[0-9a-f]{12})\.tmp(\.[^.]+)?"
 )
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _swept: set[str] = set()
 _LONGEST_NAME = 180  # bytes; suffixes and the names of temporary files come on top of it
 _CUT_NAME = 160
@@ -208,23 +209,27 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:  # noqa
     write_text_atomic(path, text + "\n")
 
 
-def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - whatever it holds
+def parse_json(
+    text: str | bytes, pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:  # noqa: ANN401 - whatever it holds
     """Return what a JSON text holds.
 
+    Args:
+        text: In UTF-8, or another encoding that JSON allows.
+        pairs_hook: Makes something of an object's names and values; by default a dictionary.
+
     Raises:
-        ValueError: It is no JSON, no UTF-8, holds half of a character, or is nested too deeply to
-            be anybody's data.
+        ValueError: It is no JSON, no UTF-8, holds half of a character, which nothing can write, or
+            is nested too deeply to be anybody's data.
     """
     try:
         if isinstance(text, bytes):
             text = text.decode(json.detect_encoding(text))
-        content = json.loads(text)
-        if "\\u" in text:  # "\\ud800" alone is a text that nothing can write
+        content = json.loads(text, object_pairs_hook=pairs_hook)
+        if _SURROGATE.search(text):  # two of them are a character
             json.dumps(content, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    except UnicodeEncodeError:
-        raise ValueError("half of a character") from None
     return content
 
 

@@ -1,8 +1,5 @@
 """Failures of the machine are one line each, and a process that dies ends its job."""
 
-import os
-import stat
-import sys
 import time
 
 import pytest
@@ -14,6 +11,7 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.failures import in_words, signal_in_words
 from sparsevit_plugin.harness.checkpoint import TrainingState, save_state
 from sparsevit_plugin.harness.devices import launch_processes
+from tests.harness.helpers import run_instead
 
 LOADER = "DataLoader worker (pid 9907) is killed by signal: Killed. "
 OUT_OF_MEMORY = [
@@ -85,11 +83,7 @@ def test_signals_have_names():
 
 def test_a_process_that_is_killed_ends_the_job_with_its_reason(tmp_path, monkeypatch, capsys):
     """The other one would wait for it for an hour."""
-    program = tmp_path / "python"
-    program.write_text('#!/bin/sh\n[ "$RANK" = 1 ] && kill -9 $$\nexec sleep 3600\n')
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    run_instead(tmp_path, monkeypatch, '[ "$RANK" = 1 ] && kill -9 $$\nexec sleep 3600')
     began = time.monotonic()
     assert launch_processes(2, ["train"]) == 1
     assert time.monotonic() - began < 60

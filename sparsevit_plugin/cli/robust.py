@@ -238,7 +238,6 @@ def _rows_with_results(plan: "Plan", folder: Path) -> list[str]:
 
 
 def _stored_folders(args: argparse.Namespace) -> list[Path]:
-
     runs = Path(args.runs)
     return [results_folder(_folder_word(word), runs) for word in args.what]
 

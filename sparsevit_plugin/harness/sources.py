@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 from sparsevit_plugin.confinement import check_confined, is_confined
 from sparsevit_plugin.errors import UserError, suggest
+from sparsevit_plugin.files import parse_json
 from sparsevit_plugin.harness.pairing import (
     EXAMPLES,
     Finding,
@@ -46,8 +47,6 @@ _MANIFEST_KIND = "sparsevit-corpus"
 _MANIFEST_SCHEMA = 1
 _PAIR = 2
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-# An escape for one half of a sign; where the other half is missing, no file can hold the text.
-_HALF_SIGN = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,14 +349,10 @@ def _load_json(path: Path) -> Any:  # noqa: ANN401 (whatever the file holds)
         raise UserError(f"{path}: no such folder or file.{near}")
     check_confined(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text, object_pairs_hook=_unique_keys)
-        if _HALF_SIGN.search(text):
-            json.dumps(content, ensure_ascii=False).encode()
-        return content
+        return parse_json(path.read_text(encoding="utf-8-sig"), _unique_keys)
     except _DuplicateKeyError as error:
         raise UserError(f'{path}: the name "{error}" stands in it twice') from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         where = f" ({error})" if path.suffix.lower() == ".json" else ""
         raise UserError(
             f"{path}: neither a folder with Tp/ and Gt/ nor a file that holds JSON{where}"

@@ -1,8 +1,12 @@
 """Small models and runs for the tests of training and evaluation."""
 
 import json
+import os
+import stat
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from IMDLBenCo.registry import MODELS
 from safetensors.torch import save_file
@@ -101,3 +105,12 @@ def save_tiny(path: Path) -> Path:
             parameter.add_(0.05 * torch.randn_like(parameter))
     save_file(model.state_dict(), path, metadata=describe_for_testing(cfg))
     return path
+
+
+def run_instead(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let `launch_processes` start a shell script in the place of Python."""
+    program = folder / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")

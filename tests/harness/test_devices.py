@@ -1,16 +1,12 @@
 """Processes: whose BatchNorm they share, and how a job says which of them failed."""
 
-import os
-import stat
-import sys
-
 import pytest
 
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.failures import PEER_GONE
 from sparsevit_plugin.harness.devices import launch_processes, shares_batch_norm
-from tests.harness.helpers import TINY
+from tests.harness.helpers import TINY, run_instead
 
 
 @pytest.mark.parametrize(
@@ -56,11 +52,7 @@ def test_half_precision_does_not_train_on_a_cpu(tiny_set, tmp_path, capsys):
 def test_a_process_that_fails_is_named_unless_it_has_said_what_is_wrong(
     tmp_path, monkeypatch, capsys, code
 ):
-    program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\n[ "$RANK" = 1 ] && exit {code}\nexec sleep 3600\n')
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    run_instead(tmp_path, monkeypatch, f'[ "$RANK" = 1 ] && exit {code}\nexec sleep 3600')
     assert launch_processes(2, ["train"]) == code
     error = capsys.readouterr().err
     assert ("process 2 of 2 failed first" in error) == (code == 1)
@@ -71,11 +63,7 @@ def test_a_process_that_ends_for_want_of_the_other_is_not_the_one_that_failed(
     tmp_path, monkeypatch, capsys
 ):
     """Both are gone when the launcher looks, and it counts in seconds."""
-    program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\n[ "$RANK" = 1 ] && exit 1\nexit {PEER_GONE}\n')
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+    run_instead(tmp_path, monkeypatch, f'[ "$RANK" = 1 ] && exit 1\nexit {PEER_GONE}')
     assert launch_processes(2, ["train"]) == 1
     assert "process 2 of 2 failed first" in capsys.readouterr().err
 
