@@ -22,14 +22,14 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.failures import in_words
 from sparsevit_plugin.files import atomic_path
 
-STATE_SCHEMA = 1
+STATE_SCHEMA = 2
 RESUME_NAME = "resume.pt"
 
 
 # What each part of the file must be.
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("model", "optimizer", "scaler", "kernels"), dict),
-    **dict.fromkeys(("epoch", "step"), int),
+    **dict.fromkeys(("epoch", "step", "left_out"), int),
     **{"best": (dict, type(None)), "config_hash": str, "skipped": list, "finished": bool},
 }
 
@@ -47,6 +47,7 @@ class TrainingState:
         best: `{"epoch": int, "value": float}` of the best checkpoint so far, or None.
         config_hash: Hash of the settings that change the weights.
         skipped: Names of the bad images that were passed over.
+        left_out: Updates that were left out because their gradients were not finite.
         finished: Whether all epochs are done.
         kernels: What computed on a CPU, see `model.kernels`; empty on another device.
     """
@@ -59,6 +60,7 @@ class TrainingState:
     best: dict[str, Any] | None = None
     config_hash: str = ""
     skipped: list[str] = field(default_factory=list)
+    left_out: int = 0
     finished: bool = False
     kernels: dict[str, Any] = field(default_factory=dict)
 

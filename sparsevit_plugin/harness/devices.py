@@ -17,7 +17,7 @@ from lightning_fabric.strategies import DDPStrategy
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.failures import PEER_GONE, signal_in_words
-from sparsevit_plugin.harness.processor import set_up_processor
+from sparsevit_plugin.harness.processor import leave_out_cudnn_attention, set_up_processor
 
 PRECISIONS = {"32": "32-true", "16-mixed": "16-mixed", "bf16-mixed": "bf16-mixed"}
 
@@ -68,6 +68,7 @@ def make_fabric(
         precision=chosen,  # type: ignore[arg-type]
     )
     fabric.launch()
+    leave_out_cudnn_attention()
     if accelerator == "cpu":
         set_up_processor(matmul, purpose)
     return fabric

@@ -1,8 +1,10 @@
-"""How a process uses its processor: which kernels compute, and what happens to freed memory."""
+"""How a process uses its processor or GPU: which kernels compute, what becomes of freed memory."""
 
 import ctypes
 import os
 import sys
+
+import torch
 
 from sparsevit_plugin.model.kernels import Kernels, use_kernels
 from sparsevit_plugin.model.probe import choose_kernels
@@ -30,6 +32,17 @@ def set_up_processor(matmul: str, purpose: str) -> Kernels:
     kernels = choose_kernels(matmul, purpose)
     use_kernels(kernels)
     return kernels
+
+
+def leave_out_cudnn_attention() -> None:
+    """Keep `scaled_dot_product_attention` from cuDNN's kernels on GPUs, for every model.
+
+    From PyTorch 2.11 on they come first on H100 and H200, and their backward pass returns NaN for
+    groups of 64 tokens (any number that leaves 64 when it is divided by 128) where a query's scores
+    are all far below zero: https://github.com/pytorch/pytorch/issues/196678. Flash attention and
+    the memory-efficient one take their place.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def keep_freed_memory() -> bool:

@@ -227,7 +227,7 @@ class Trainer:
         self._build_loader()
         self._build_model()
         self.met: list[tuple[int, int, BadSample]] = []  # by position and process
-        self.left_out = 0  # steps in a row
+        self.left_out_in_a_row = 0
         self.state = self._start_state()
         self.saved, self.saved_position = time.monotonic(), self.position
         self.log = TrainingLog(
@@ -242,6 +242,12 @@ class Trainer:
     def position(self) -> int:
         """Global batches done since the start of training."""
         return self.state.epoch * self.steps_per_epoch + self.state.step
+
+    @property
+    def updates(self) -> int:
+        """Updates of the weights that were due since the start, those left out included."""
+        of_an_epoch = -(-self.steps_per_epoch // self.cfg.accum_iter)
+        return self.state.epoch * of_an_epoch + self.state.step // self.cfg.accum_iter
 
     def _build_loader(self) -> None:
         cfg = self.cfg
@@ -483,8 +489,9 @@ class Trainer:
         if finite or self._scales_loss():  # the scaler leaves the step out, and scales less
             self.optimizer.step()
         self.optimizer.zero_grad()
-        self.left_out = 0 if finite else self.left_out + 1
+        self.left_out_in_a_row = 0 if finite else self.left_out_in_a_row + 1
         if not finite:
+            self.state.left_out += 1
             self._say_left_out()
 
     def _scales_loss(self) -> bool:
@@ -492,7 +499,7 @@ class Trainer:
 
     def _say_left_out(self) -> None:
         where = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
-        if self.left_out >= LEFT_OUT:
+        if self.left_out_in_a_row >= LEFT_OUT:
             raise UserError(
                 f"{where}: the gradients of {LEFT_OUT} steps in a row are not finite; lower --lr, "
                 "give --clip-grad or use --precision 32 (the last checkpoint is whole)"
@@ -705,6 +712,8 @@ class Trainer:
             "effective_batch": effective_batch(cfg, self.fabric.world_size),
             "training_data": {n: fingerprint(source) for n, source in self.data.train.items()},
             "skipped_training_images": self.state.skipped,
+            "updates": self.updates,
+            "updates_left_out": self.state.left_out,
             "augmentation_left_out": left_out_transforms(cfg),
             **training_facts(cfg),
         }

@@ -4,12 +4,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from sparsevit_plugin.backends.from_config import fabric_for
 from sparsevit_plugin.harness import processor
 from sparsevit_plugin.harness.config import resolve
 from sparsevit_plugin.harness.devices import make_fabric
-from sparsevit_plugin.model.kernels import Kernels, current_kernels
+from sparsevit_plugin.model.kernels import Kernels, attend, current_kernels
 
 
 def test_a_fabric_for_the_cpu_sets_up_the_kernels(monkeypatch):
@@ -23,6 +24,30 @@ def test_a_fabric_for_the_cpu_sets_up_the_kernels(monkeypatch):
     make_fabric("cpu", "32", matmul="onednn", purpose="training")
     assert asked == [("onednn", "training")]
     assert current_kernels() == Kernels("onednn", 16, 64)
+
+
+def test_every_fabric_leaves_out_cudnn_attention(monkeypatch):
+    """It is set wherever the device is, so that a CPU can tell."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    monkeypatch.setattr(processor, "choose_kernels", lambda *_: Kernels())
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        make_fabric("cpu", "32")
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("tokens", [16, 64, 192, 256])
+def test_gradients_of_attention_are_finite_far_below_zero(tokens):
+    """Scores of -120 each: what cuDNN's backward pass makes NaN of at 64 and 192 tokens."""
+    make_fabric("cuda", "bf16-mixed")
+    parts = torch.randn(3, 4, 3, tokens, 32, device="cuda", dtype=torch.bfloat16) * 0.1
+    parts[0, ..., 0], parts[1, ..., 0] = 1.0, -120 * 32**0.5
+    parts.requires_grad_()
+    attend(*parts, None).sum().backward()
+    assert torch.isfinite(parts.grad).all()
 
 
 @pytest.mark.parametrize("purpose", ["inference", "training"])

@@ -239,6 +239,8 @@ def test_a_step_whose_gradients_are_not_finite_is_left_out(
     assert said.count("the scale of the loss halved") == (2 if scaled else 0)
     trained = weights(tmp_path / "run/best.safetensors")
     assert all(torch.isfinite(value).all() for value in trained.values())
+    state = load_state(tmp_path / "run/resume.pt")
+    assert state.left_out == 2
 
 
 def test_gradients_that_never_are_finite_end_the_training(train_set, tmp_path, capsys):
