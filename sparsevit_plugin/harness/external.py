@@ -464,6 +464,7 @@ def _write(
     facts = {
         "path": str(source.path),
         "fingerprint": fingerprint(source),
+        "sizes_fingerprint": fingerprint(source, times=False),
         "images": len(source),
         "pairing": source.pairing,
         "skipped": [{"name": sample.name, "reason": "no map"} for sample in pairing.missing],

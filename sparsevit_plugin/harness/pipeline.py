@@ -369,6 +369,7 @@ class SetEvaluator:
         of_set = {
             "path": str(source.path),
             "fingerprint": fingerprint(source),
+            "sizes_fingerprint": fingerprint(source, times=False),
             "images": len(samples_of(source)),
             "pairing": getattr(source, "pairing", "name"),
             "skipped": [{"name": bad.name, "reason": bad.reason} for bad in result.bad],

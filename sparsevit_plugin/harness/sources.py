@@ -266,11 +266,12 @@ def _spread(indices: list[int], count: int) -> list[int]:
     return [indices[place * len(indices) // count] for place in range(min(count, len(indices)))]
 
 
-def fingerprint(source: Source) -> str:
+def fingerprint(source: Source, *, times: bool = True) -> str:
     """Return a hash over the names, sizes and times of change of a set's files.
 
     Args:
         source: The set.
+        times: Whether the times count. Without them a copy of the set has the same hash.
 
     Returns:
         64 hexadecimal digits, the same as long as no file was added, removed, renamed or changed.
@@ -283,8 +284,10 @@ def fingerprint(source: Source) -> str:
     for part in parts:
         digest.update(f"{part.name}\0{part.kind}\0{len(part)}\0".encode())
         for sample in part.samples:
-            digest.update(f"{sample.name}\0{_state(sample.image)}\0".encode())
-            mask = NEGATIVE if sample.mask is None else f"{sample.mask.name}\0{_state(sample.mask)}"
+            digest.update(f"{sample.name}\0{_state(sample.image, times=times)}\0".encode())
+            mask = NEGATIVE
+            if sample.mask is not None:
+                mask = f"{sample.mask.name}\0{_state(sample.mask, times=times)}"
             digest.update(f"{mask}\0".encode())
     return digest.hexdigest()
 
@@ -769,9 +772,9 @@ def _split(part: ImageSet, held: frozenset[str]) -> tuple[ImageSet, ImageSet]:
     )
 
 
-def _state(path: Path) -> str:
+def _state(path: Path, *, times: bool) -> str:
     try:
         status = path.stat()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    return f"{status.st_size}\0{status.st_mtime_ns}"
+    return f"{status.st_size}\0{status.st_mtime_ns}" if times else str(status.st_size)

@@ -102,6 +102,11 @@ def without_seed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "options": options}
 
 
+def without_device(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same for every kind of device; the precision stays."""
+    return {name: value for name, value in content.items() if name != "backend"}
+
+
 def testing_content(cfg: Config, weights: str) -> dict[str, Any]:
     """Return what makes the rows of a row beside data and perturbation, as JSON can hold it.
 

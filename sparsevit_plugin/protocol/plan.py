@@ -24,6 +24,7 @@ from sparsevit_plugin.protocol.keys import (
     digest,
     testing_content,
     training_content,
+    without_device,
     without_seed,
 )
 from sparsevit_plugin.protocol.request import (
@@ -49,10 +50,12 @@ class Prints:
     Attributes:
         files: Hash over the files' names, sizes and times.
         contents: Hash over their names and contents; empty unless verified.
+        sizes: Hash over their names and sizes, the same for a copy.
     """
 
     files: str
     contents: str = ""
+    sizes: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """Return what a record of the cell keeps."""
@@ -176,7 +179,8 @@ class Data:
         chosen = {name: p for name, p in self.prints.items() if name.startswith(sides)}
         contents = {name: p.contents for name, p in chosen.items()}
         files = digest({name: p.files for name, p in chosen.items()})
-        return Prints(files, digest(contents) if all(contents.values()) else "")
+        sizes = digest({name: p.sizes for name, p in chosen.items()})
+        return Prints(files, digest(contents) if all(contents.values()) else "", sizes)
 
 
 @dataclass(frozen=True)
@@ -268,7 +272,8 @@ class _Planner:
         files = fingerprint(source)
         if self.request.verify and files not in self.contents:
             self.contents[files] = content_fingerprint(source)
-        return Prints(files, self.contents.get(files, ""))
+        sizes = fingerprint(source, times=False)
+        return Prints(files, self.contents.get(files, ""), sizes)
 
     def job(self, row: Row, seed: int, cfg: Config) -> Job:
         """Return the job of a row at a seed."""
@@ -301,10 +306,12 @@ class _Planner:
     def _series(
         self, row: Row, cfg: Config, group: str, train: TrainCell | None, weights: str
     ) -> str:
-        content = testing_content(testing_config(cfg), weights)
+        """Return what a row's seeds share, on whatever kind of device and copy of the data."""
+        content = without_seed(testing_content(testing_config(cfg), weights))
         if train is not None:
-            content |= {"training": without_seed(self._training(cfg)), "data": train.prints.files}
-        return digest({"label": row.label, "group": group, **without_seed(content)})
+            training = without_device(without_seed(self._training(cfg)))
+            content |= {"training": training, "data": train.prints.sizes}
+        return digest({"label": row.label, "group": group, **without_device(content)})
 
     def _training(self, cfg: Config) -> dict[str, Any]:
         draw = self.protocol.train.draw if self.protocol.train else None

@@ -34,6 +34,7 @@ _EXTERNAL_NOTE = (
 )
 _FEW = 2
 _HASH_DIGITS = 16
+_FEW_LEFT_OUT = 0.01  # of all updates
 _NO_CHOICE = "none"
 _LIBRARIES = ("IMDLBenCo", "torch")
 
@@ -538,11 +539,27 @@ def row_notes(row: TableRow, rows: Sequence[TableRow], cells: Sequence[Cell]) ->
         for member in row.members
         for note in (*_computed_notes(member.manifest), *_weights_notes(member.manifest))
     ]
+    notes += _devices_notes(row)
     notes += _not_joined(row, rows)
     notes += [
         note for cell in cells if cell.manifest_id in row.manifest_ids for note in _data_notes(cell)
     ]
     return list(dict.fromkeys(notes))
+
+
+def _devices_notes(row: TableRow) -> list[str]:
+    """Say which seeds were computed on what, where that differs."""
+    seeds: dict[str, list[str]] = {}
+    for member in row.members:
+        seeds.setdefault(member.device or "an unknown device", []).append(str(member.seed))
+    if len(seeds) == 1:
+        return []
+    words = [f"{name} ({_seeds_in_words(found)})" for name, found in seeds.items()]
+    return [f"computed on {' and '.join(words)}"]
+
+
+def _seeds_in_words(seeds: Sequence[str]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
 
 
 def _computed_notes(manifest: Mapping[str, Any]) -> list[str]:
@@ -571,8 +588,18 @@ def _weights_notes(manifest: Mapping[str, Any]) -> list[str]:
         notes.append("random weights, not trained")
     if manifest.get("selection") == "test":
         notes.append("checkpoint chosen on the test sets")
+    notes += _left_out_notes(manifest)
     notes += _detection_notes(manifest)
     return notes + _unknowns(manifest)
+
+
+def _left_out_notes(manifest: Mapping[str, Any]) -> list[str]:
+    """Say that a training made fewer updates than others, but for the few that fp16 starts with."""
+    updates, left_out = (manifest.get(key) for key in ("updates", "updates_left_out"))
+    if not (updates and left_out and left_out > _FEW_LEFT_OUT * updates):
+        return []
+    of = "" if manifest.get("seed") is None else f"seed {manifest['seed']}: "
+    return [f"{of}{left_out} of {updates} updates left out: gradients that were not finite"]
 
 
 def _detection_notes(manifest: Mapping[str, Any]) -> list[str]:
@@ -613,7 +640,8 @@ def _unknowns(manifest: Mapping[str, Any]) -> list[str]:
 
 def _not_joined(row: TableRow, rows: Sequence[TableRow]) -> list[str]:
     """Say why a run is not joined with others of its series."""
-    series, seed = (row.members[0].manifest.get(key) for key in ("series", "seed"))
+    series = row.members[0].manifest.get("series")
+    of = _seeds_in_words([str(member.seed) for member in row.members])
     others = [
         other
         for other in rows
@@ -621,7 +649,7 @@ def _not_joined(row: TableRow, rows: Sequence[TableRow]) -> list[str]:
     ]
     if not others:
         return []
-    return [f"seed {seed}, not joined with its series, in which a seed is there twice"]
+    return [f"{of}, not joined with its series, in which a seed is there twice"]
 
 
 def _data_notes(cell: Cell) -> list[str]:

@@ -95,9 +95,7 @@ def departures(
     """
     codes = selected.codes
     counts = np.bincount(codes.cell, minlength=codes.cells).reshape(-1, len(codes.datasets) or 1)
-    prints = {
-        (cell.manifest_id, cell.dataset): str(cell.facts.get("fingerprint") or "") for cell in cells
-    }
+    prints = _prints(cells)
     found: list[Departure] = []
     doubts: list[str] = []
     for place, dataset in enumerate(codes.datasets):
@@ -124,6 +122,18 @@ def departures(
                 text = f"{dataset}: {_images(size)}, its card says {expected[dataset]}"
                 found.append(Departure(row.label, dataset, text, is_comparable=True))
     return list(dict.fromkeys(found)), doubts
+
+
+def _prints(cells: Sequence[Cell]) -> dict[tuple[str, str], str]:
+    """Return a fingerprint for each manifest and set: that of copies where all cells have it."""
+    key = "sizes_fingerprint"
+    copied = {cell.dataset for cell in cells} - {c.dataset for c in cells if key not in c.facts}
+    return {
+        (cell.manifest_id, cell.dataset): str(
+            cell.facts.get(key if cell.dataset in copied else "fingerprint") or ""
+        )
+        for cell in cells
+    }
 
 
 def _skipped(cells: Sequence[Cell], codes: Codes) -> dict[tuple[int, str], int]:

@@ -1,8 +1,9 @@
 """The rows of a table: which manifests make one, what it is called, and under which heading.
 
-Manifests that share their key `series` differ in nothing but the seed and are one row. A manifest
-without that key, or whose seed is in its series twice (so that something else differs too), is a
-row of its own.
+Manifests that share their key `series` differ in nothing but the seed, the device and the copy of
+the data, and are one row. Where a seed is in a series twice, the manifests of each device are a
+row; if it is twice on one device (so that something else differs too), each is a row of its own, as
+is a manifest without that key.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,11 @@ class Member:
     model: str
     checkpoint: str
     manifest: Mapping[str, Any]
+
+    @property
+    def device(self) -> str:
+        """What computed its maps: `cpu`, or a GPU's name; empty when unknown."""
+        return str(self.manifest.get("device") or "").partition(" (")[0]
 
     @property
     def seed(self) -> Any:  # noqa: ANN401 - whatever the manifest holds
@@ -113,12 +119,27 @@ def find_rows(results: Results, rows: pd.DataFrame, codes: Codes) -> list[TableR
         series.setdefault((key, "" if key else member.manifest_id), []).append(member)
     found = []
     for members in series.values():
-        seeds = [str(member.seed) for member in members]
-        parts = [members] if len(set(seeds)) == len(seeds) else [[one] for one in members]
-        found += [_row(part) for part in parts]
+        found += [_row(part) for part in _parts(members)]
     groups = list(dict.fromkeys(row.group for row in found))
     groups.sort(key=bool)  # rows without a heading come first
     return _labelled([row for group in groups for row in found if row.group == group])
+
+
+def _parts(members: list[Member]) -> list[list[Member]]:
+    """Split a series until no part holds a seed twice: by device, then into single manifests."""
+    if _has_each_once(members):
+        return [members]
+    by_device: dict[str, list[Member]] = {}
+    for member in members:
+        by_device.setdefault(member.device, []).append(member)
+    parts = []
+    for part in by_device.values():
+        parts += [part] if _has_each_once(part) else [[one] for one in part]
+    return parts
+
+
+def _has_each_once(members: Sequence[Member]) -> bool:
+    return len({str(member.seed) for member in members}) == len(members)
 
 
 def _members(results: Results, rows: pd.DataFrame, codes: Codes) -> list[Member]:
@@ -171,7 +192,10 @@ def _what_differs(row: TableRow, rows: Sequence[TableRow]) -> str:
         return ""
     first = row.members[0]
     if len(row.members) > 1:
-        return f" (series {str(first.manifest['series'])[:_SHORT]})"
+        series = first.manifest["series"]
+        if any(other.members[0].manifest.get("series") == series for other in others):
+            return f" on {first.device}"
+        return f" (series {str(series)[:_SHORT]})"
     same_file = [
         other
         for other in others

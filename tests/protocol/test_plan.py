@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.train import prepare_training
@@ -51,6 +52,26 @@ def test_a_plan_has_a_cell_for_every_model_seed_and_set(lab):
     keys = [cell.key for job in plan.jobs for cell in (job.train, *job.tests)]
     assert len(set(keys)) == len(keys)
     assert plan.jobs[0].series == plan.jobs[1].series != plan.jobs[2].series
+
+
+def test_a_copy_of_the_data_and_another_device_make_the_same_series(lab, monkeypatch):
+    before = lab.plan(device="cpu", settings={"precision": "32"}).jobs[0]
+    for path in (lab.root / "data").rglob("*.*"):
+        os.utime(path, (1, 1))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    elsewhere = lab.plan(device="cuda", settings={"precision": "32"}).jobs[0]
+    assert elsewhere.series == before.series
+    assert elsewhere.train.identity != before.train.identity
+    assert elsewhere.row != before.row
+    by_itself = lab.plan(device="cuda").jobs[0]  # in half precision
+    assert by_itself.series not in (before.series, lab.plan(device="cpu").jobs[0].series)
+
+
+def test_data_of_another_size_makes_another_series(lab):
+    before = lab.plan().jobs[0]
+    photo = next((lab.root / "data" / "Training" / "Tp").iterdir())
+    photo.write_bytes(photo.read_bytes() + b"x")
+    assert lab.plan().jobs[0].series != before.series
 
 
 def test_what_is_done_is_not_planned_again(lab):

@@ -160,6 +160,15 @@ class TestOtherImages:
         assert table.grid()[3] == ["C", "0.900 (n=1) [1]", "0.900", "0.900 [1]"]
         assert ranks(table)[2] == ["", "best", ""]
 
+    @pytest.mark.parametrize("sizes", [("s", "s"), ("s", "t"), ("s", None)])
+    def test_copies_of_a_set_with_other_times_are_not_doubted(self, sizes):
+        cells = []
+        for label, time, size in zip("AB", "xy", sizes, strict=True):
+            facts = {"fingerprint": time} | ({"sizes_fingerprint": size} if size else {})
+            cells.append((manifest(label), "casia", scored([0.5]), facts))
+        doubted = any("fingerprints do not" in line for line in in_memory(*cells).table().remarks)
+        assert doubted is (sizes != ("s", "s"))
+
     def test_files_that_changed_under_their_names_are_doubted(self):
         table = self.table("xxxxxxxxxx", "xxxxxxxxxx", "yyyyyyyyyy")
         assert table.marks == {}

@@ -69,6 +69,32 @@ class TestSeeds:
         assert sorted(table.values["casia"]) == [0.1, 0.2, 0.9]
         assert any("seed is there twice" in line for line in table.lines())
 
+    def test_seeds_of_several_devices_are_one_row_that_says_so(self):
+        cells = [
+            *run("A", 0, {"casia": [0.1]}, device="NVIDIA H200"),
+            *run("A", 1, {"casia": [0.2]}, device="cpu (x86_64, 1 threads)"),
+            *run("A", 2, {"casia": [0.3]}, device="NVIDIA H200"),
+        ]
+        table = in_memory(*cells).table()
+        assert table.values.at["A", "casia"] == pytest.approx(0.2)
+        assert "[1] computed on NVIDIA H200 (seeds 0, 2) and cpu (seed 1)" in table.lines()
+
+    def test_one_device_is_not_spoken_of(self):
+        cells = [run("A", seed, {"casia": [0.1]}, device="cpu (a)")[0] for seed in (0, 1)]
+        assert not any("computed on" in line for line in in_memory(*cells).table().lines())
+
+    def test_a_seed_of_two_devices_makes_a_row_of_each(self):
+        cells = [
+            *run("A", 0, {"casia": [0.1]}, device="cpu (x86_64, 1 threads)"),
+            *run("A", 1, {"casia": [0.3]}, device="cpu (x86_64, 1 threads)"),
+            (manifest("A", "x", seed=0, series="s", device="H200"), "casia", scored([0.4])),
+            (manifest("A", "y", seed=1, series="s", device="H200"), "casia", scored([0.8])),
+        ]
+        table = in_memory(*cells).table()
+        assert table.values["casia"].to_dict() == pytest.approx({"A on cpu": 0.2, "A on H200": 0.6})
+        words = "seeds 0, 1, not joined with its series, in which a seed is there twice"
+        assert any(words in line for line in table.lines())
+
     def test_seeds_are_in_order_of_number(self):
         cells = [cell for seed in (10, 2, 1) for cell in run("A", seed, {"casia": [0.5]})]
         assert "A 3 (1, 2, 10)" in in_memory(*cells).table().caption

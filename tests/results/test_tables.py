@@ -268,6 +268,14 @@ class TestWords:
         assert labels == ["C [1] [2] [3] [4]", "D [5]", "E", "F [6]"]
         assert "[5] random weights, not trained" in table.lines()
 
+    @pytest.mark.parametrize(("left_out", "said"), [(0, False), (10, False), (11, True)])
+    def test_a_training_that_left_out_many_updates_is_marked(self, store, *, left_out, said):
+        one = manifest("C", updates=1000, updates_left_out=left_out, seed=3)
+        store.write(one, "columbia", COLUMBIA)
+        notes = load(store.folder).table(models=["C"], sets=["columbia"]).notes.get("C", ())
+        words = f"seed 3: {left_out} of 1000 updates left out: gradients that were not finite"
+        assert (words in notes) is said
+
     def test_markdown(self, store):
         text = load(store.folder).table().to_markdown()
         lines = text.splitlines()
