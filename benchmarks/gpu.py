@@ -1,7 +1,8 @@
 """SparseViT on a GPU against IMDLBenCo's, with the same weights: `python benchmarks/gpu.py`.
 
-Every path at every batch runs in a process of its own. Those of a batch are built side by side, for
-compiling takes long, and then measured in turns; medians are compared. Ratios are to
+Every path at every batch runs in a process of its own. All are built side by side, for compiling
+takes long; one that is not ready after `--build-seconds` is left out. Those of a batch are then
+measured in turns, with nothing else running, and medians are compared. Ratios are to
 IMDLBenCo's model, eager, in fp16 autocast, as its scripts run it on a GPU. A training step is
 forward, loss and backward, with stochastic depth. Peak memory is the most that PyTorch had
 allocated, weights included. Differences are to IMDLBenCo's model in single precision (TF32 off): of
@@ -11,6 +12,7 @@ the map of photographs; in training, of the gradients, each as a share of its te
 import argparse
 import concurrent.futures
 import contextlib
+import itertools
 import os
 import statistics
 import sys
@@ -27,8 +29,9 @@ from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
 REFERENCE = "upstream fp16"
 EXACT = "upstream fp32"
 PATHS = (EXACT, REFERENCE, "fp32", "fp16", "bf16", "fp16 compiled", "bf16 compiled")
-TIMEOUT = 600.0
-"""Seconds for one answer; compiling takes minutes."""
+TIMEOUT = 120.0
+"""Seconds for one answer of a path that is built."""
+COMPILING = "compiled"
 
 HEADINGS = (
     *("path", "milliseconds", "ratio", "images/s", "peak MiB", "of upstream fp16's"),
@@ -53,18 +56,23 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.1, help="length of a turn")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--model", default="SparseViT", help="SparseViT, or a smaller one to try")
+    parser.add_argument("--build-seconds", type=float, default=600.0, metavar="N")
     parser.add_argument("--only", default="", help="paths to run, separated by semicolons")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         print("error: no GPU that PyTorch can use", file=sys.stderr)
         return 2
     print(machine(args.device), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for what in args.what.split(","):
-            for batch in args.batches.split(","):
-                with contextlib.ExitStack() as stack:
-                    lanes = [Lane(what, int(batch), path) for path in chosen(args)]
-                    compare(args, start(args, lanes, folder, stack))
+    lanes = [
+        Lane(what, int(batch), path)
+        for what in args.what.split(",")
+        for batch in args.batches.split(",")
+        for path in chosen(args)
+    ]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        built = build(args, lanes, folder, stack)
+        for _, group in itertools.groupby(lanes, key=lambda lane: lane[:2]):
+            compare(args, {lane: built[lane] for lane in group if lane in built})
     return 0
 
 
@@ -80,33 +88,35 @@ def machine(device: str) -> str:
     return f"{name}; torch {torch.__version__}"
 
 
-def start(
+def build(
     args: argparse.Namespace, lanes: list[Lane], folder: str, stack: contextlib.ExitStack
 ) -> dict[Lane, ChildProcess]:
-    """Build every path in a process of its own, several at once; one that fails is named."""
-    environment = child_environment(threads=1)
-    processes = {
-        lane: stack.enter_context(ChildProcess("gpu_child", environment)) for lane in lanes
-    }
-    question = {"do": "make", "device": args.device, "name": args.model}
+    """Build every path in a process of its own, as many at once as there are cores.
+
+    One that fails, or is not ready in time, is named.
+    """
+    # Each process would otherwise keep as many compilers as there are cores.
+    environment = {**child_environment(threads=1), "TORCHINDUCTOR_COMPILE_THREADS": "2"}
+    question = {"do": "make", "device": args.device, "name": args.model, "folder": folder}
     question["weights"] = str(Path(folder) / "weights.safetensors")
-
-    def make(lane: Lane) -> tuple[Lane, str]:
-        try:
-            processes[lane].ask({**question, **lane._asdict(), "folder": folder}, TIMEOUT)
-        except ChildError as error:
-            return lane, str(error)
-        return lane, ""
-
+    built: dict[Lane, ChildProcess] = {}
     began = time.monotonic()
-    failed = dict([make(lanes[0])])  # it writes the weights that the others load
+
+    def make(lane: Lane) -> None:
+        left = began + args.build_seconds - time.monotonic()
+        process = stack.enter_context(ChildProcess("gpu_child", environment))
+        try:
+            process.ask({**question, **lane._asdict()}, max(left, 0.0))
+            built[lane] = process
+        except ChildError as error:
+            print(f"{lane.what}, batch {lane.batch}, {lane.path}: {error}", flush=True)
+
+    make(lanes[0])  # it writes the weights that the others load
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        failed |= dict(pool.map(make, lanes[1:]))
-    for lane, reason in failed.items():
-        if reason:
-            print(f"{lane.what}, batch {lane.batch}, {lane.path}: {reason}", flush=True)
-    print(f"\nbuilt {len(lanes)} in {time.monotonic() - began:.0f} s", flush=True)
-    return {lane: process for lane, process in processes.items() if not failed[lane]}
+        longest_first = sorted(lanes[1:], key=lambda lane: COMPILING not in lane.path)
+        list(pool.map(make, longest_first))
+    print(f"built {len(built)} of {len(lanes)} in {time.monotonic() - began:.0f} s", flush=True)
+    return built
 
 
 def compare(args: argparse.Namespace, lanes: dict[Lane, ChildProcess]) -> None:

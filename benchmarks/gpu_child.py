@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparsevit_plugin.backends import prepare
 from sparsevit_plugin.harness.child_process import serve
+from sparsevit_plugin.harness.processor import leave_out_cudnn_attention
 
 PRECISIONS = {"fp32": "32", "fp16": "16-mixed", "bf16": "bf16"}
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -42,6 +43,7 @@ class Worker:
     ) -> dict[str, Any]:
         """Build a path and run it a few times."""
         self.device, self.path = torch.device(device), path
+        leave_out_cudnn_attention()  # as every command of benco does
         # Both models count in what PyTorch gives by default; single precision is exact.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         own = UPSTREAM if path.startswith("upstream") else name
