@@ -6,12 +6,14 @@ result rows are then copied below `results/ablations/`, which is committed, and 
 is not run again: on another machine the work goes on where it was. A training that another ablation
 has finished already (their first rows are the same model) is not repeated.
 
-`tables` makes the Markdown tables out of the committed rows.
+`tables` makes the tables out of the committed rows: a file an ablation, a table a metric.
 
 The sets are made by `python benchmarks/wallpapers.py --data-root runs/data`.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -22,14 +24,16 @@ from pathlib import Path
 
 from sparsevit_plugin.cli.main import main as benco
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import write_text_atomic
 from sparsevit_plugin.protocol.folder import RECORD, ProtocolFolder
 from sparsevit_plugin.protocol.plan import Job, make_plan
 from sparsevit_plugin.protocol.request import Request
 from sparsevit_plugin.protocol.schema import load_protocol
+from sparsevit_plugin.results.conventions import METRICS as KNOWN_METRICS
 from sparsevit_plugin.results.store import Results, Store, holds_results, load
 
 ABLATIONS = ("ablation-sparsity", "ablation-fusion", "ablation-extractors")
-METRICS = "pixel_f1,pixel_auc,authentic_fp_area"
+METRICS = ("pixel_f1", "pixel_auc", "authentic_fp_area")
 
 
 @dataclass(frozen=True)
@@ -161,13 +165,21 @@ def keep(runs: Path, kept: Path, row: Row) -> None:
 
 
 def make_tables(names: list[str], kept: Path) -> int:
-    """Write each ablation's table from its committed rows."""
+    """Write each ablation's tables, one a metric, from its committed rows."""
     for name in names:
-        first = load_protocol(name).rows[0].label
-        words = [str(kept / name), "--protocol", name, "--metric", METRICS, "--paired", first]
-        code = benco(["table", *words, "--format", "markdown", "--out", str(kept / f"{name}.md")])
-        if code:
-            return code
+        protocol = load_protocol(name)
+        parts = [f"# {protocol.title}"]
+        for metric in METRICS:
+            words = [str(kept / name), "--protocol", name, "--metric", metric]
+            words += ["--rows", ",".join(row.label for row in protocol.rows)]
+            words += ["--paired", protocol.rows[0].label, "--format", "markdown"]
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                code = benco(["table", *words])
+            if code:
+                return code
+            parts += [f"## {KNOWN_METRICS[metric].short}", printed.getvalue().strip()]
+        write_text_atomic(kept / f"{name}.md", "\n\n".join(parts) + "\n")
     return 0
 
 
