@@ -178,7 +178,7 @@ def make_tables(names: list[str], kept: Path) -> int:
                 code = benco(["table", *words])
             if code:
                 return code
-            parts += [f"## {KNOWN_METRICS[metric].short}", printed.getvalue().strip()]
+            parts += [f"## {KNOWN_METRICS[metric].title}", printed.getvalue().strip()]
         write_text_atomic(kept / f"{name}.md", "\n\n".join(parts) + "\n")
     return 0
 

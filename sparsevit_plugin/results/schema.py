@@ -15,14 +15,16 @@ pretraining     weights files, or a sentence: "none (random weights)", "none nee
 code_version    of this package
 libraries       name to version
 seed            of the training
-series          the same for manifests that differ in nothing but the seed, see
-                `sparsevit_plugin.protocol`; absent: a manifest is a series of its own
+series          the same for manifests that differ in nothing but the seed, the device and the copy
+                of the data, see `sparsevit_plugin.protocol`; absent: a series of its own
 group           heading of the rows that belong together, as "recipe sparsevit-paper"; may be empty
 kind            "measured", or "external maps" for maps that were made elsewhere
 complexity      `{"parameters", "macs", "counter", "image_size"}`, see `harness.complexity`
 backend         what computed the maps; absent: torch, but for external maps
 number_format   of that computation; absent: what `precision` says
 training_data   name to fingerprint of each training set, or "unknown"
+updates         of the weights that the training was to make; `updates_left_out` of them were left
+                out because gradients were not finite
 =============== ==================================================================================
 
 `created`, `command`, `config`, `device`, `precision`, `seed` and `world_size` are usual.
