@@ -45,7 +45,7 @@ from sparsevit_plugin.harness.map_pairing import (
     pair_maps,
 )
 from sparsevit_plugin.harness.progress import Progress
-from sparsevit_plugin.harness.sources import ImageSet, Sample, fingerprint
+from sparsevit_plugin.harness.sources import ImageSet, Sample, fingerprints
 from sparsevit_plugin.results.store import Store, new_manifest_id
 
 KIND: Final = "external maps"
@@ -463,8 +463,7 @@ def _write(
     histograms = [{**common, **row} for one in scored for row in one.histograms]
     facts = {
         "path": str(source.path),
-        "fingerprint": fingerprint(source),
-        "sizes_fingerprint": fingerprint(source, times=False),
+        **fingerprints(source),
         "images": len(source),
         "pairing": source.pairing,
         "skipped": [{"name": sample.name, "reason": "no map"} for sample in pairing.missing],

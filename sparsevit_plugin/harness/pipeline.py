@@ -38,6 +38,7 @@ from sparsevit_plugin.harness.sources import (
     Source,
     each_once,
     fingerprint,
+    fingerprints,
 )
 from sparsevit_plugin.harness.tiling import tile_facts, tiled
 from sparsevit_plugin.model.weights import load_into
@@ -368,8 +369,7 @@ class SetEvaluator:
         histograms = ({**common, **row} for row in result.histograms)
         of_set = {
             "path": str(source.path),
-            "fingerprint": fingerprint(source),
-            "sizes_fingerprint": fingerprint(source, times=False),
+            **fingerprints(source),
             "images": len(samples_of(source)),
             "pairing": getattr(source, "pairing", "name"),
             "skipped": [{"name": bad.name, "reason": bad.reason} for bad in result.bad],

@@ -292,6 +292,14 @@ def fingerprint(source: Source, *, times: bool = True) -> str:
     return digest.hexdigest()
 
 
+def fingerprints(source: Source) -> dict[str, str]:
+    """Return what a stored cell keeps of its set: the hash with times, and the one of copies."""
+    return {
+        "fingerprint": fingerprint(source),
+        "sizes_fingerprint": fingerprint(source, times=False),
+    }
+
+
 # --- what a path names ---------------------------------------------------------------------------
 
 
