@@ -383,22 +383,28 @@ def load(*folders: str | PathLike[str]) -> Results:
     cells: list[Cell] = []
     tables: list[pa.Table] = []
     places: dict[tuple[str, str, str], list[int]] = {}
-    for path in _row_files(folders):
-        table, note = _read(path, ROW_COLUMNS)
-        cell = _cell(path, note)
+    for cell, table in _newest(_row_files(folders)):
         same = places.setdefault(cell.key, [])
         if any(_equal(table, tables[place]) for place in same):
             continue
-        older = next((place for place in same if cells[place].path.parent == path.parent), None)
-        if older is None:
-            same.append(len(cells))
-            cells.append(cell)
-            tables.append(table)
-        elif cells[older].written < cell.written:
-            cells[older], tables[older] = cell, table
+        same.append(len(cells))
+        cells.append(cell)
+        tables.append(table)
     if not cells:
         raise UserError(f"no results below {', '.join(map(str, folders))}: run benco test first")
     return Results(_as_frame(pa.concat_tables(tables)), cells)
+
+
+def _newest(paths: Iterable[Path]) -> list[tuple[Cell, pa.Table]]:
+    """Read row files; of the writings of a cell in one store only the newest, equal or not."""
+    newest: dict[tuple[Path, tuple[str, str, str]], tuple[Cell, pa.Table]] = {}
+    for path in paths:
+        table, note = _read(path, ROW_COLUMNS)
+        cell = _cell(path, note)
+        before, _ = newest.setdefault((path.parent, cell.key), (cell, table))
+        if before.written < cell.written:
+            newest[path.parent, cell.key] = cell, table
+    return list(newest.values())
 
 
 def holds_results(folder: str | PathLike[str]) -> bool:

@@ -167,6 +167,20 @@ def test_the_newest_writing_is_read_though_the_clock_was_set_back(store, monkeyp
     assert len(found.rows) == 1
 
 
+@pytest.mark.parametrize("fingerprints", [("a", "b"), ("b", "a")])
+@pytest.mark.parametrize("also", [[], ["copy"]])
+def test_the_newest_writing_is_read_also_where_its_rows_are_the_same(
+    store, tmp_path, fingerprints, also
+):
+    for fingerprint in fingerprints:
+        store.write(manifest("A"), "casia", ROWS, HISTOGRAMS, {"fingerprint": fingerprint})
+    for name in also:
+        shutil.copytree(store.folder, tmp_path / name)
+    found = load(store.folder, *(tmp_path / name for name in also))
+    assert [cell.facts["fingerprint"] for cell in found.cells] == [fingerprints[-1]]
+    assert len(found.rows) == len(ROWS)
+
+
 def test_two_writers_of_a_cell_take_turns(store, monkeypatch):
     """Each would remove the histograms of the other, before its rows are there to name them."""
     store.write(manifest("A"), "casia", ROWS, HISTOGRAMS)
