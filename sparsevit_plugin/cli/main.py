@@ -202,18 +202,23 @@ def version_text() -> str:
 @contextlib.contextmanager
 def _clean_output() -> Iterator[None]:
     """Show the package's log as the command's own lines, and hide IMDLBenCo's known warnings."""
-    log = logging.getLogger("sparsevit_plugin")
-    handler = logging.StreamHandler()
+    log, fonts = logging.getLogger("sparsevit_plugin"), logging.getLogger("matplotlib.font_manager")
+    level, handler = fonts.level, logging.StreamHandler()
     handler.setFormatter(_LevelFormatter())
     log.addHandler(handler)
+    # Of a font without the weight that was asked for, it says once more for every size.
+    fonts.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             silence_known_warnings()
             # Pillow says this of pictures above --max-pixels; they are refused in one line.
             warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds", RuntimeWarning)
+            # Matplotlib's, for each letter; `results.fonts` says it of all of them.
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
             yield
     finally:
         log.removeHandler(handler)
+        fonts.setLevel(level)
 
 
 class _LevelFormatter(logging.Formatter):

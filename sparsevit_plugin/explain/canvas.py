@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results.cost_plots import COLUMN_WIDTH, PAGE_WIDTH, write_figure
+from sparsevit_plugin.results.fonts import families
 
 DPI: Final = 300
 """Of pictures within a figure, and of a PNG."""
@@ -82,6 +83,7 @@ class Canvas:
         A dollar is a dollar, as in files' names, unless `parse_math` is given.
         """
         placed = {"ha": "center", "va": "center", "fontsize": size, "parse_math": False, **style}
+        placed["fontfamily"] = families(text)  # now, as widths are measured before it is drawn
         return self.figure.text(x / self.width, 1 - y / self.height, text, **placed)
 
     def width_of(self, text: Text) -> float:

@@ -30,6 +30,7 @@ from matplotlib.transforms import Bbox
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.files import atomic_path
+from sparsevit_plugin.results.fonts import complete_fonts
 
 FORMATS: Final = ("pdf", "png", "svg")
 MOST_CURVES: Final = 8
@@ -142,6 +143,7 @@ def write_figure(figure: Figure, path: str | PathLike[str], *, dpi: int = _DPI) 
         "svg": {"Creator": _MARK, "Date": None},
     }
     with mpl.rc_context(STYLE), atomic_path(path) as temporary:
+        complete_fonts(figure)
         figure.savefig(temporary, format=kind, dpi=dpi, metadata=undated[kind])
 
 
