@@ -20,6 +20,7 @@ from sparsevit_plugin.errors import UserError
 
 VARIABLE: Final = "SPARSEVIT_CONFINE"
 FLAG: Final = "--confine"
+_also: list[Path] = []
 
 
 @contextlib.contextmanager
@@ -44,6 +45,17 @@ def confined_to(folder: str | Path | None) -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
+@contextlib.contextmanager
+def also_readable(folder: str | Path) -> Iterator[None]:
+    """Let this process read a folder of its own too, such as the one that uploads are put in."""
+    path = Path(folder).resolve()
+    _also.append(path)
+    try:
+        yield
+    finally:
+        _also.remove(path)
+
+
 def check_confined(path: str | Path) -> None:
     """Refuse a file that data names if it is outside the folder that data is confined to.
 
@@ -54,7 +66,7 @@ def check_confined(path: str | Path) -> None:
     if folder is None:
         return
     real = Path(path).resolve()
-    if not real.is_relative_to(folder):
+    if not any(real.is_relative_to(readable) for readable in (Path(folder), *_also)):
         target = "" if real == Path(path).absolute() else f" (which is {real})"
         raise UserError(
             f"{path}{target}: lies outside {folder}, and {FLAG} allows nothing else to be read"

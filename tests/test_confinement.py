@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from sparsevit_plugin.cli.main import main
-from sparsevit_plugin.confinement import FLAG, VARIABLE, check_confined, confined_to, take_flag
+from sparsevit_plugin.confinement import (
+    FLAG,
+    VARIABLE,
+    also_readable,
+    check_confined,
+    confined_to,
+    take_flag,
+)
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.images import read_image
 from sparsevit_plugin.harness.map_files import read_map
@@ -38,6 +45,19 @@ def test_what_lies_inside_is_read_as_ever(place):
         assert len(source) == 2
         read_image(source.samples[0].image)
     assert VARIABLE not in os.environ
+
+
+def test_a_folder_of_the_process_itself_is_read_too_and_a_link_in_it_is_not(place, make_photo):
+    secret, upload = place / "outside" / "secret.jpg", place / "uploads" / "one.jpg"
+    make_photo(upload)
+    (upload.parent / "link.jpg").symlink_to(secret)
+    with confined_to(place / "inside"):
+        with also_readable(upload.parent):
+            read_image(upload)
+            with pytest.raises(UserError, match="lies outside"):
+                read_image(upload.parent / "link.jpg")
+        with pytest.raises(UserError, match="lies outside"):
+            read_image(upload)
 
 
 @pytest.mark.parametrize("written", ["absolute", "relative", "link"])

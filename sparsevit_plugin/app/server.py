@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from sparsevit_plugin.app.looking import Limits
+from sparsevit_plugin.confinement import also_readable
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.predict import Localiser
 
@@ -72,7 +73,7 @@ def serve(
         port: A free port.
         started: Called with the page's address.
     """
-    with tempfile.TemporaryDirectory(prefix="benco-app-") as folder:
+    with tempfile.TemporaryDirectory(prefix="benco-app-") as folder, also_readable(folder):
         _stay_at_home(Path(folder) / "uploads", host)
         import gradio as gr
 

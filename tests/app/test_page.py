@@ -73,9 +73,11 @@ def address(python, browser, checkpoint, tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("app")
     limits = ["--max-bytes", str(MOST_BYTES), "--max-pixels", str(MOST_PIXELS)]
     command = ["-m", "sparsevit_plugin", "app", "--checkpoint", checkpoint, "--device", "cpu"]
-    words = [str(word) for word in (python, *command, *limits)]
-    temporary = folder / "tmp"
+    temporary, confined = folder / "tmp", folder / "data"
     temporary.mkdir()
+    confined.mkdir()
+    # Uploads lie outside what data is confined to, and are read.
+    words = [str(word) for word in (python, *command, *limits, "--confine", confined)]
     environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, env=environment, cwd=folder)
