@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,7 +55,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             a folder, a device or a pipe, which a rename would replace.
     """
     target = Path(path)
-    temporary = target.with_name(_temporary_name(target))
+    temporary = target.with_name(f".{target.stem}.{_writer()}.tmp{target.suffix}")
     try:
         if target.exists() and not target.is_file():
             raise UserError(f"cannot write {target}: it is there and is no plain file")
@@ -74,9 +75,34 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
-def _temporary_name(target: Path) -> str:
-    writer = f"{_machine() or secrets.token_hex(4)}-{os.getpid()}-{secrets.token_hex(4)}"
-    return f".{target.stem}.{writer}.tmp{target.suffix}"
+@contextlib.contextmanager
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside a target, on its disk, that goes with all that is left in it.
+
+    What dead processes have left beside the target goes too, see `sweep`.
+
+    Args:
+        target: What is made from the folder's contents.
+
+    Yields:
+        The folder.
+
+    Raises:
+        UserError: It cannot be made, or the block cannot write.
+    """
+    folder = target.with_name(f".{target.stem}.{_writer()}.tmp")
+    try:
+        folder.mkdir(parents=True)
+        _sweep_once(target.parent, folder.stat().st_mtime)
+        yield folder
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _writer() -> str:
+    return f"{_machine() or secrets.token_hex(4)}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 @functools.cache
@@ -103,14 +129,14 @@ def _sweep_once(folder: Path, now: float) -> None:
 
 
 def sweep(folder: Path, now: float) -> list[Path]:
-    """Remove the temporary files that dead processes have left in a folder.
+    """Remove the temporary files and folders that dead processes have left in a folder.
 
-    A file goes when the process that its name tells was one of this machine (this start of it, this
+    One goes when the process that its name tells was one of this machine (this start of it, this
     container) and is no more; of another machine, or of a name without a process, when nothing has
     been written to it for a week.
 
     Args:
-        folder: The folder; those in it are left alone.
+        folder: The folder; those in it are not looked into.
         now: The time by the folder's own clock, which on a network disk is another machine's.
 
     Returns:
@@ -123,7 +149,7 @@ def sweep(folder: Path, now: float) -> list[Path]:
             if found is None or not _is_left_over(entry, found, now):
                 continue
             with contextlib.suppress(OSError):  # another process sweeps too, or it is not ours
-                Path(entry.path).unlink()
+                _remove(entry)
                 removed.append(Path(entry.path))
     return removed
 
@@ -133,11 +159,19 @@ def _is_left_over(entry: "os.DirEntry[str]", name: re.Match[str], now: float) ->
         state = entry.stat(follow_symlinks=False)
     except OSError:
         return False
-    if not entry.is_file(follow_symlinks=False):
+    folder = entry.is_dir(follow_symlinks=False) and entry.name.endswith(".tmp")
+    if not (folder or entry.is_file(follow_symlinks=False)):
         return False
     if name["machine"] and name["machine"] == _machine():
         return not _lives(int(name["process"]))
     return now - state.st_mtime > _FORGOTTEN
+
+
+def _remove(entry: "os.DirEntry[str]") -> None:
+    if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path)
+    else:
+        Path(entry.path).unlink()
 
 
 def _lives(process: int) -> bool:

@@ -14,7 +14,13 @@ import pytest
 
 from sparsevit_plugin import files
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import atomic_path, sha256_file, write_json_atomic, write_text_atomic
+from sparsevit_plugin.files import (
+    atomic_path,
+    sha256_file,
+    temporary_folder,
+    write_json_atomic,
+    write_text_atomic,
+)
 
 
 def test_a_file_is_replaced_in_one_step(tmp_path):
@@ -137,6 +143,29 @@ def test_of_another_machine_only_what_is_a_week_old_is_removed(tmp_path, name):
     assert files.sweep(tmp_path, now + 6 * 86400) == []
     assert files.sweep(tmp_path, now - 9 * 86400) == []  # a clock that goes back
     assert files.sweep(tmp_path, now + 8 * 86400) == [theirs]
+
+
+@pytest.mark.usefixtures("unswept")
+def test_a_temporary_folder_goes_and_so_does_what_a_killed_process_left_of_one(tmp_path):
+    dead = tmp_path / f".a.{files._machine()}-{2**22 + 5}-0123abcd.tmp"
+    (dead / "deep").mkdir(parents=True)
+    (dead / "deep/half.bin").write_text("half")
+    with temporary_folder(tmp_path / "a.onnx") as folder:
+        assert not dead.exists()
+        (folder / "a.onnx").write_text("whole")
+        (folder / "a.onnx").rename(tmp_path / "a.onnx")
+        assert files.sweep(tmp_path, time.time() + 8 * 86400) == []  # its process lives
+        assert folder.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+
+
+def test_a_temporary_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"cannot write .*file/a\.onnx: Not a directory"),
+        temporary_folder(tmp_path / "file/a.onnx"),
+    ):
+        pass
 
 
 def test_nothing_else_is_swept(tmp_path):

@@ -4,12 +4,9 @@ A file takes any batch of images of one size. Where its answers differ from PyTo
 the tolerance, no file is left.
 """
 
-import contextlib
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +31,7 @@ from sparsevit_plugin.backends.capture import (
 from sparsevit_plugin.backends.choices import INT8, ONNXRUNTIME, OPENVINO, require
 from sparsevit_plugin.backends.from_config import calibration_of
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import write_json_atomic
+from sparsevit_plugin.files import temporary_folder, write_json_atomic
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.datasets import collate
 from sparsevit_plugin.harness.evaluate import model_inputs, refuse_bad
@@ -133,7 +130,7 @@ def export(model: nn.Module, request: ExportRequest) -> dict[str, Any]:
     signature = signature_of(model, calls[0])
     fitting = [call for call in calls if signature_of(model, call) == signature]
     calibration = calibration_of(request.cfg) if request.quantised else None
-    with _beside(request.out) as folder:
+    with temporary_folder(request.out) as folder:
         signature, program = _captured(model, request, signature)
         _write(program, signature, folder, request, calibration)
         graph = _load(folder, request)
@@ -293,19 +290,6 @@ def _annotate(
         onnxruntime.annotate(folder, DISTRIBUTION, text)
     else:
         openvino.annotate(folder, DISTRIBUTION, text)
-
-
-@contextlib.contextmanager
-def _beside(out: Path) -> Iterator[Path]:
-    """Yield an empty folder on the file's own disk that goes with all that is left in it."""
-    folder = out.parent / f".{out.stem}.{secrets.token_hex(6)}.tmp"
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _place(folder: Path, out: Path) -> None:

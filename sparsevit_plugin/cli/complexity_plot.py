@@ -39,14 +39,15 @@ def check_plot_arguments(args: argparse.Namespace) -> None:
     """Refuse a plot that cannot be made, before anything is counted.
 
     Raises:
-        UserError: The file's ending, the card or the combination is wrong.
+        UserError: The file's ending, the card or the combination is wrong, or a file is there that
+            is no figure of this program.
     """
     if args.published and not args.plot:
         raise UserError("--published is of --plot: add --plot FILE.pdf")
     if args.plot:
-        from sparsevit_plugin.results.cost_plots import plot_format
+        from sparsevit_plugin.results.cost_plots import refuse_other_file
 
-        plot_format(args.plot)
+        refuse_other_file("--plot", args.plot)
     if args.published:
         _published(args.published)
 

@@ -65,15 +65,10 @@ def check_figures(outs: Sequence[str], *endings: str) -> None:
             no figure of this program.
     """
     from sparsevit_plugin.files import prove_writable
-    from sparsevit_plugin.results.cost_plots import FORMATS, is_own_figure, plot_format
+    from sparsevit_plugin.results.cost_plots import FORMATS, is_own_figure, refuse_other_file
 
     for out in outs:
-        plot_format(out)
-        if Path(out).exists() and not is_own_figure(Path(out)):
-            raise UserError(
-                f"--out {out}: is there and is no figure of this program: give another name, or "
-                "remove it"
-            )
+        refuse_other_file("--out", out)
     figures = [beside(outs[0], f".{kind}") for kind in FORMATS]
     for numbers in (beside(outs[0], ending) for ending in endings):
         if numbers.exists() and not any(map(is_own_figure, figures)):

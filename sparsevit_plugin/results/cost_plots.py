@@ -157,6 +157,24 @@ def is_own_figure(path: Path) -> bool:
     return path.is_file() and _MARK.encode() in path.read_bytes()
 
 
+def refuse_other_file(option: str, path: str | PathLike[str]) -> None:
+    """Refuse a name that no figure can have, or in whose place there is something else.
+
+    Args:
+        option: With which the user gave it.
+        path: The figure.
+
+    Raises:
+        UserError: If so.
+    """
+    plot_format(path)
+    if Path(path).exists() and not is_own_figure(Path(path)):
+        raise UserError(
+            f"{option} {path}: is there and is no figure of this program: give another name, or "
+            "remove it"
+        )
+
+
 # --- scores against cost -------------------------------------------------------------------------
 
 

@@ -146,6 +146,16 @@ def test_the_score_to_draw_is_the_average_or_the_only_set():
         score_column(["pixel_f1:a", "pixel_f1:b"], "pixel_f1")
 
 
+def test_a_plot_replaces_a_plot_and_nothing_else(tmp_path):
+    photograph, plot = tmp_path / "photograph.png", tmp_path / "plot.png"
+    photograph.write_bytes(b"PNG")
+    with pytest.raises(UserError, match=r"--plot .*photograph\.png: is there and is no figure"):
+        check_plot_arguments(parse("--plot", str(photograph)))
+    for _ in range(2):
+        check_plot_arguments(parse("--plot", str(plot)))
+        draw(COSTS, parse("--plot", str(plot)))
+
+
 def test_plots_are_drawn_where_they_are_asked_for(tmp_path, capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr(
