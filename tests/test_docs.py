@@ -160,7 +160,8 @@ def test_no_page_needs_another_host_or_sideways_scrolling(site, address, open_pa
 @pytest.mark.system
 def test_search_finds_a_page(address, open_page):
     seen = open_page(address)
-    seen.page.get_by_role("textbox", name="Search").fill("Holm")
+    # Keys, one by one: the page listens to them, and would miss a text that is put in at once.
+    seen.page.get_by_role("textbox", name="Search").press_sequentially("Holm")
     found = seen.page.locator(".md-search-result__link")
     found.first.wait_for(state="attached")
     hrefs = [str(one.get_attribute("href")) for one in found.all()]
