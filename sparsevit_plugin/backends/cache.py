@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,13 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import parse_json, prove_writable, sha256_file, write_json_atomic
+from sparsevit_plugin.files import (
+    parse_json,
+    prove_writable,
+    sha256_file,
+    temporary_folder,
+    write_json_atomic,
+)
 from sparsevit_plugin.machine import user_cache
 
 ENTRY: Final = "entry.json"
@@ -78,21 +83,12 @@ class ExportCache:
     def _make(
         self, target: Path, content: Mapping[str, Any], build: Callable[[Path], None]
     ) -> None:
-        # The lock is held, so what carries this name was left by a process that is dead.
-        for left in self.folder.glob(f".{target.name}.*.tmp"):
-            shutil.rmtree(left, ignore_errors=True)
-        temporary = self.folder / f".{target.name}.{secrets.token_hex(6)}.tmp"
-        try:
-            temporary.mkdir()
+        with temporary_folder(target) as temporary:
             build(temporary)
             hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
             write_json_atomic(temporary / ENTRY, {"of": dict(content), "files": hashes})
             shutil.rmtree(target, ignore_errors=True)
             temporary.rename(target)
-        except OSError as error:
-            raise UserError(f"cannot write {target}: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def _forget_oldest(self, current: str) -> None:
         """Remove what is beyond `KEPT` and not in use."""

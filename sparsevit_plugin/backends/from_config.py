@@ -11,7 +11,15 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from sparsevit_plugin.backends.calibration import Calibration
-from sparsevit_plugin.backends.choices import INT8, OPENVINO, TORCH, Choice, require, settle
+from sparsevit_plugin.backends.choices import (
+    INT8,
+    INT8_PRESET,
+    OPENVINO,
+    TORCH,
+    Choice,
+    require,
+    settle,
+)
 from sparsevit_plugin.backends.openvino import rest_precision
 from sparsevit_plugin.backends.predictor import prepare
 from sparsevit_plugin.errors import UserError
@@ -141,6 +149,7 @@ def calibration_facts(cfg: Config, sets: dict[str, ImageSet]) -> dict[str, Any]:
     total = sum(map(len, sets.values()))
     digest = hashlib.sha256("\n".join(map(fingerprint, sets.values())).encode())
     return {
+        "preset": INT8_PRESET,
         "sets": list(sets),
         "images": min(cfg.calibration_images, total),
         "fingerprint": digest.hexdigest()[:16],

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from sparsevit_plugin.backends.capture import Signature, quiet
-from sparsevit_plugin.backends.choices import INT8, OPENVINO, require
+from sparsevit_plugin.backends.choices import INT8, INT8_PRESET, OPENVINO, require
 from sparsevit_plugin.errors import UserError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def quantise(graph: "ov.Model", feeds: Sequence[Mapping[str, Tensor]]) -> "ov.Mo
             graph,
             nncf.Dataset(arrays),
             model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,
+            preset=nncf.QuantizationPreset(INT8_PRESET),
             subset_size=len(arrays),
         )
 

@@ -27,7 +27,7 @@ from sparsevit_plugin.backends.torch import prepare_torch
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.versions import DISTRIBUTION, installed_version
 
-EXPORT_VERSION: Final = 3
+EXPORT_VERSION: Final = 4
 """Raised when the same model would be exported differently: cached files are then made again."""
 
 GRAPHS: Final = 8

@@ -29,7 +29,7 @@ RESUME_NAME = "resume.pt"
 # What each part of the file must be.
 _KINDS: dict[str, Any] = {
     **dict.fromkeys(("model", "optimizer", "scaler", "kernels"), dict),
-    **dict.fromkeys(("epoch", "step", "left_out"), int),
+    **dict.fromkeys(("epoch", "step", "updates", "left_out"), int),
     **{"best": (dict, type(None)), "config_hash": str, "skipped": list, "finished": bool},
 }
 
@@ -47,7 +47,9 @@ class TrainingState:
         best: `{"epoch": int, "value": float}` of the best checkpoint so far, or None.
         config_hash: Hash of the settings that change the weights.
         skipped: Names of the bad images that were passed over.
-        left_out: Updates that were left out because their gradients were not finite.
+        updates: Updates of the weights that were due since the start, or since a state that did not
+            count them was resumed.
+        left_out: How many of them were left out because their gradients were not finite.
         finished: Whether all epochs are done.
         kernels: What computed on a CPU, see `model.kernels`; empty on another device.
     """
@@ -60,6 +62,7 @@ class TrainingState:
     best: dict[str, Any] | None = None
     config_hash: str = ""
     skipped: list[str] = field(default_factory=list)
+    updates: int = 0
     left_out: int = 0
     finished: bool = False
     kernels: dict[str, Any] = field(default_factory=dict)

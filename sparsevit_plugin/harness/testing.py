@@ -152,4 +152,9 @@ def checkpoint_facts(metadata: dict[str, str]) -> dict[str, Any]:
     learnt = recorded_json(metadata, "detection")
     detection = learnt if isinstance(learnt, dict) else {}
     pretraining = recorded_json(metadata, "pretraining") or "unknown"
-    return {**known, **detection, "pretraining": pretraining}
+    counted = {
+        key: int(metadata[key])
+        for key in ("updates", "updates_left_out")
+        if metadata.get(key, "").isdecimal()
+    }
+    return {**known, **detection, **counted, "pretraining": pretraining}

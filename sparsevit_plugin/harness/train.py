@@ -243,12 +243,6 @@ class Trainer:
         """Global batches done since the start of training."""
         return self.state.epoch * self.steps_per_epoch + self.state.step
 
-    @property
-    def updates(self) -> int:
-        """Updates of the weights that were due since the start, those left out included."""
-        of_an_epoch = -(-self.steps_per_epoch // self.cfg.accum_iter)
-        return self.state.epoch * of_an_epoch + self.state.step // self.cfg.accum_iter
-
     def _build_loader(self) -> None:
         cfg = self.cfg
         datasets = [make_dataset(cfg, source, training=True) for source in self.data.train.values()]
@@ -489,6 +483,7 @@ class Trainer:
         if finite or self._scales_loss():  # the scaler leaves the step out, and scales less
             self.optimizer.step()
         self.optimizer.zero_grad()
+        self.state.updates += 1
         self.left_out_in_a_row = 0 if finite else self.left_out_in_a_row + 1
         if not finite:
             self.state.left_out += 1
@@ -616,6 +611,8 @@ class Trainer:
             "pretraining": json.dumps(self.pretraining["pretraining"]),
             "recipe": self.cfg.recipe,
             "effective_batch": str(effective_batch(self.cfg, self.fabric.world_size)),
+            "updates": str(self.state.updates),
+            "updates_left_out": str(self.state.left_out),
         }
         learnt = training_facts(self.cfg)
         if learnt:
@@ -712,7 +709,7 @@ class Trainer:
             "effective_batch": effective_batch(cfg, self.fabric.world_size),
             "training_data": {n: fingerprint(source) for n, source in self.data.train.items()},
             "skipped_training_images": self.state.skipped,
-            "updates": self.updates,
+            "updates": self.state.updates,
             "updates_left_out": self.state.left_out,
             "augmentation_left_out": left_out_transforms(cfg),
             **training_facts(cfg),

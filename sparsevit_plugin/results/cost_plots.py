@@ -199,6 +199,7 @@ def score_plot(points: Sequence[Point], score: str) -> Figure:
             panel.set_xlabel(words)
         panels[0].set_ylabel(score)
         _legend_of_kinds(panels[0], points)
+        complete_fonts(figure)  # before labels are measured
         figure.canvas.draw()
         for panel in panels:
             place_labels(panel)

@@ -640,16 +640,18 @@ def _unknowns(manifest: Mapping[str, Any]) -> list[str]:
 
 def _not_joined(row: TableRow, rows: Sequence[TableRow]) -> list[str]:
     """Say why a run is not joined with others of its series."""
-    series = row.members[0].manifest.get("series")
+    first = row.members[0]
     of = _seeds_in_words([str(member.seed) for member in row.members])
     others = [
-        other
+        other.members[0]
         for other in rows
-        if series and other is not row and other.members[0].manifest.get("series") == series
+        if first.series and other is not row and other.members[0].series == first.series
     ]
     if not others:
         return []
-    return [f"{of}, not joined with its series, in which a seed is there twice"]
+    copies = any(other.device == first.device and other.data != first.data for other in others)
+    why = " on different copies of the training data" if copies else ""
+    return [f"{of}, not joined with its series, in which a seed is there twice{why}"]
 
 
 def _data_notes(cell: Cell) -> list[str]:

@@ -7,7 +7,7 @@ Chinese. So what it lacks is drawn in a font that is installed on the machine.
 import contextlib
 import logging
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -21,11 +21,13 @@ from matplotlib.font_manager import (
     fontManager,
 )
 from matplotlib.ft2font import FT2Font
+from matplotlib.patheffects import Normal
 from matplotlib.text import Text
 
 _LOG = logging.getLogger(__name__)
 _REGULAR: Final = 400
 _MOST_SHOWN: Final = 12
+_TRUETYPE: Final = (1, 0)  # version of the table `maxp`; fonts of PostScript outlines have 0.5
 
 
 def families(words: str) -> list[str]:
@@ -37,56 +39,77 @@ def families(words: str) -> list[str]:
     Returns:
         Matplotlib's configured families, and behind them installed ones that have what these lack.
     """
-    return _families_and_rest(words)[0]
+    fonts, _ = _fonts_and_rest(words)
+    return [*mpl.rcParams["font.family"], *(font.name for font in fonts)]
 
 
 def complete_fonts(figure: Figure) -> None:
     """Give every text of a figure the fonts that its letters need; letters without one are said."""
-    lacking: set[int] = set()
+    lacking: frozenset[int] = frozenset()
     for text in figure.findobj(Text):
         assert isinstance(text, Text)  # noqa: S101 (matplotlib's types say Artist)
-        found, rest = _families_and_rest(text.get_text())
+        fonts, rest = _fonts_and_rest(text.get_text())
         lacking |= rest
-        if len(found) > len(mpl.rcParams["font.family"]):
-            text.set_fontfamily(found)
+        if not fonts:
+            continue
+        text.set_fontfamily(families(text.get_text()))
+        if not all(map(_is_truetype, fonts)):
+            # Matplotlib would put PostScript outlines into a PDF as a TrueType font, which some
+            # readers refuse. Under a path effect letters are drawn as outlines.
+            text.set_path_effects([Normal()])
     if lacking:
         _warn("".join(sorted(map(chr, lacking))))
 
 
-def _families_and_rest(words: str) -> tuple[list[str], set[int]]:
-    """Return the families that draw words, and the letters that none has."""
-    chosen = list(mpl.rcParams["font.family"])
-    lacking = _letters(words) - _usual_letters(tuple(chosen))
+def _fonts_and_rest(words: str) -> tuple[tuple[FontEntry, ...], frozenset[int]]:
+    """Return the installed fonts that words need, and the letters that none has."""
+    usual = _usual_letters(tuple(mpl.rcParams["font.family"]))
+    lacking = {ord(letter) for letter in words if letter.isprintable() and not letter.isspace()}
+    return _chosen(frozenset(lacking - usual), len(fontManager.ttflist))
+
+
+@lru_cache(maxsize=256)
+def _chosen(lacking: frozenset[int], _known: int) -> tuple[tuple[FontEntry, ...], frozenset[int]]:
+    """Choose fonts for letters; asked anew when matplotlib knows more fonts."""
+    fonts = []
     while lacking and (best := _best(lacking)):
-        chosen.append(best.name)
-        lacking -= _letters_of(str(best.fname))
-    return chosen, lacking
-
-
-def _letters(words: str) -> set[int]:
-    return {ord(letter) for letter in words if letter.isprintable() and not letter.isspace()}
+        fonts.append(best)
+        lacking -= _letters_of(best)
+    return tuple(fonts), lacking
 
 
 @lru_cache(maxsize=8)
 def _usual_letters(names: tuple[str, ...]) -> frozenset[int]:
     files = (str(findfont(FontProperties(family=[name]))) for name in names)
-    return frozenset().union(*map(_letters_of, files))
+    return frozenset().union(*(_read(file, 0)[0] for file in files))
 
 
-@lru_cache(maxsize=1024)
-def _letters_of(file: str) -> frozenset[int]:
+def _letters_of(font: FontEntry) -> frozenset[int]:
+    return _read(str(font.fname), getattr(font, "index", 0))[0]
+
+
+def _is_truetype(font: FontEntry) -> bool:
+    return _read(str(font.fname), getattr(font, "index", 0))[1]
+
+
+@cache  # of each font of the machine
+def _read(file: str, index: int) -> tuple[frozenset[int], bool]:
+    """Return the letters of a face in a font's file, and whether its outlines are TrueType's."""
     try:
-        return frozenset(FT2Font(file).get_charmap())
+        face = FT2Font(file, face_index=index) if index else FT2Font(file)
+        outlines = face.get_sfnt_table("maxp")
+        truetype = outlines is not None and outlines["version"] == _TRUETYPE
+        return frozenset(face.get_charmap()), truetype
     except (OSError, RuntimeError):  # listed when matplotlib looked, and gone or damaged since
-        return frozenset()
+        return frozenset(), False
 
 
-def _best(lacking: set[int]) -> FontEntry | None:
+def _best(lacking: frozenset[int]) -> FontEntry | None:
     """Return the font that has most of the letters, None where none has any."""
     for look in (lambda: None, _take_new_fonts):
         look()
         best = min(_installed(), key=lambda font: _preference(font, lacking), default=None)
-        if best is not None and lacking & _letters_of(str(best.fname)):
+        if best is not None and lacking & _letters_of(best):
             return best
     return None
 
@@ -109,12 +132,13 @@ def _installed() -> Iterator[FontEntry]:
             yield font
 
 
-def _preference(font: FontEntry, lacking: set[int]) -> tuple[int, bool, bool, int, str]:
-    """Rank fonts: most letters first, then plain ones; of East Asian variants the Chinese one."""
+def _preference(font: FontEntry, lacking: frozenset[int]) -> tuple[int, bool, bool, bool, int, str]:
+    """Rank fonts: most letters, then plain ones, then TrueType; of East Asian ones the Chinese."""
     unlike = any(kind in font.name for kind in ("Serif", "Mono"))
     weight = font.weight if isinstance(font.weight, int) else _REGULAR
-    found = len(lacking & _letters_of(str(font.fname)))
-    return -found, unlike, not font.name.endswith(" SC"), abs(weight - _REGULAR), font.name
+    found = len(lacking & _letters_of(font))
+    other = not font.name.endswith(" SC")
+    return -found, unlike, not _is_truetype(font), other, abs(weight - _REGULAR), font.name
 
 
 @lru_cache(maxsize=64)  # once, though a figure is written in several formats

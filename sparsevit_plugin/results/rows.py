@@ -2,11 +2,12 @@
 
 Manifests that share their key `series` differ in nothing but the seed, the device and the copy of
 the data, and are one row. Where a seed is in a series twice, the manifests of each device are a
-row; if it is twice on one device (so that something else differs too), each is a row of its own, as
-is a manifest without that key.
+row, and where it is twice on one device, those of each copy. If it is twice even so, something else
+differs too and each is a row of its own, as is a manifest without that key.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +42,16 @@ class Member:
     def device(self) -> str:
         """What computed its maps: `cpu`, or a GPU's name; empty when unknown."""
         return str(self.manifest.get("device") or "").partition(" (")[0]
+
+    @property
+    def series(self) -> str:
+        """What its manifest shares with those that differ in the seed alone; empty when unknown."""
+        return str(self.manifest.get("series") or "")
+
+    @property
+    def data(self) -> str:
+        """The copy of the data that it was trained on, as text; "null" when unknown."""
+        return json.dumps(self.manifest.get("training_data"), sort_keys=True, default=str)
 
     @property
     def seed(self) -> Any:  # noqa: ANN401 - whatever the manifest holds
@@ -114,28 +125,35 @@ def find_rows(results: Results, rows: pd.DataFrame, codes: Codes) -> list[TableR
     """
     series: dict[tuple[str, str], list[Member]] = {}
     for member in _members(results, rows, codes):
-        key = str(member.manifest.get("series") or "")
         # Without a series a manifest is one of its own.
-        series.setdefault((key, "" if key else member.manifest_id), []).append(member)
+        own = "" if member.series else member.manifest_id
+        series.setdefault((member.series, own), []).append(member)
     found = []
     for members in series.values():
-        found += [_row(part) for part in _parts(members)]
+        found += [_row(part) for part in _parts(members, [_device, _data])]
     groups = list(dict.fromkeys(row.group for row in found))
     groups.sort(key=bool)  # rows without a heading come first
     return _labelled([row for group in groups for row in found if row.group == group])
 
 
-def _parts(members: list[Member]) -> list[list[Member]]:
-    """Split a series until no part holds a seed twice: by device, then into single manifests."""
+def _parts(members: list[Member], by: Sequence[Callable[[Member], str]]) -> list[list[Member]]:
+    """Split a series by one thing after the other, until no part holds a seed twice."""
     if _has_each_once(members):
         return [members]
-    by_device: dict[str, list[Member]] = {}
+    if not by:
+        return [[one] for one in members]
+    parts: dict[str, list[Member]] = {}
     for member in members:
-        by_device.setdefault(member.device, []).append(member)
-    parts = []
-    for part in by_device.values():
-        parts += [part] if _has_each_once(part) else [[one] for one in part]
-    return parts
+        parts.setdefault(by[0](member), []).append(member)
+    return [smaller for part in parts.values() for smaller in _parts(part, by[1:])]
+
+
+def _device(member: Member) -> str:
+    return member.device
+
+
+def _data(member: Member) -> str:
+    return member.data
 
 
 def _has_each_once(members: Sequence[Member]) -> bool:
@@ -186,23 +204,35 @@ def _place(row: TableRow) -> tuple[str, str, str]:
 
 
 def _what_differs(row: TableRow, rows: Sequence[TableRow]) -> str:
-    """Return what tells a row from others of its place: a hash, an id, or nothing."""
-    others = [other for other in rows if other is not row and _place(other) == _place(row)]
-    if not others:
-        return ""
+    """Return what tells a row from others of its place: a device, a hash, an id, or nothing."""
+    on = _on_device(row, rows)
+    others = [other for other in _kin(row, rows) if _on_device(other, rows) == on]
+    mark = _mark(row)
+    alike = [other for other in others if _mark(other) == mark]
+    word = mark if others != alike else ""
+    return f"{on}{word}" + (f" ({row.manifest_ids[0][:_SHORT]})" if alike else "")
+
+
+def _kin(row: TableRow, rows: Sequence[TableRow]) -> list[TableRow]:
+    """Return the others of a row's place."""
+    return [other for other in rows if other is not row and _place(other) == _place(row)]
+
+
+def _on_device(row: TableRow, rows: Sequence[TableRow]) -> str:
+    """Return the device's words where its series was split by device; nothing else."""
+    first = row.members[0]
+    parts = [other.members[0] for other in _kin(row, rows)]
+    if any(part.series == first.series != "" and part.device != first.device for part in parts):
+        return f" on {first.device or 'an unknown device'}"
+    return ""
+
+
+def _mark(row: TableRow) -> str:
+    """Return the start of a row's series, or of its checkpoint where it is of one run."""
     first = row.members[0]
     if len(row.members) > 1:
-        series = first.manifest["series"]
-        if any(other.members[0].manifest.get("series") == series for other in others):
-            return f" on {first.device}"
-        return f" (series {str(series)[:_SHORT]})"
-    same_file = [
-        other
-        for other in others
-        if len(other.members) == 1 and other.members[0].checkpoint == first.checkpoint
-    ]
-    words = f" {first.checkpoint[:_SHORT]}" if first.checkpoint and others != same_file else ""
-    return f"{words} ({row.manifest_ids[0][:_SHORT]})" if same_file else words
+        return f" (series {first.series[:_SHORT]})"
+    return f" {first.checkpoint[:_SHORT]}" if first.checkpoint else ""
 
 
 def choose_rows(rows: Sequence[TableRow], wanted: Sequence[str] | None) -> list[TableRow]:

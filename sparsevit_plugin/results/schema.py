@@ -23,8 +23,9 @@ complexity      `{"parameters", "macs", "counter", "image_size"}`, see `harness.
 backend         what computed the maps; absent: torch, but for external maps
 number_format   of that computation; absent: what `precision` says
 training_data   name to fingerprint of each training set, or "unknown"
-updates         of the weights that the training was to make; `updates_left_out` of them were left
-                out because gradients were not finite
+updates         of the weights that were due in the training up to the checkpoint; absent where it
+                was not counted. `updates_left_out` of them were left out because gradients were not
+                finite
 =============== ==================================================================================
 
 `created`, `command`, `config`, `device`, `precision`, `seed` and `world_size` are usual.

@@ -62,6 +62,7 @@ _MANIFEST_TEXTS = (
     *("manifest_id", "model", "registered_model", "backend", "number_format", "kind", "selection"),
     *("series", "group", "created", "fit", "device", "code_version"),
 )
+_MANIFEST_COUNTS = ("updates", "updates_left_out")
 _COSTS = (
     "parameters",
     "live_parameters",
@@ -370,8 +371,8 @@ class Store:
 def load(*folders: str | PathLike[str]) -> Results:
     """Read every cell below some folders.
 
-    A cell that is found twice with equal rows is read once. Of several writings of a cell in one
-    store, made before and after its set changed, the newest is read.
+    A cell that is found twice with equal rows is read once, as it was written last. Of several
+    writings of a cell in one store, made before and after its set changed, the newest is read.
 
     Args:
         folders: Stores, or folders with stores somewhere below them.
@@ -385,18 +386,20 @@ def load(*folders: str | PathLike[str]) -> Results:
     places: dict[tuple[str, str, str], list[int]] = {}
     for cell, table in _newest(_row_files(folders)):
         same = places.setdefault(cell.key, [])
-        if any(_equal(table, tables[place]) for place in same):
-            continue
-        same.append(len(cells))
-        cells.append(cell)
-        tables.append(table)
+        equal = next((place for place in same if _equal(table, tables[place])), None)
+        if equal is None:
+            same.append(len(cells))
+            cells.append(cell)
+            tables.append(table)
+        elif cells[equal].written < cell.written:
+            cells[equal] = cell
     if not cells:
         raise UserError(f"no results below {', '.join(map(str, folders))}: run benco test first")
     return Results(_as_frame(pa.concat_tables(tables)), cells)
 
 
 def _newest(paths: Iterable[Path]) -> list[tuple[Cell, pa.Table]]:
-    """Read row files; of the writings of a cell in one store only the newest, equal or not."""
+    """Read row files; of a cell's writings in one store the newest, also where rows are equal."""
     newest: dict[tuple[Path, tuple[str, str, str]], tuple[Cell, pa.Table]] = {}
     for path in paths:
         table, note = _read(path, ROW_COLUMNS)
@@ -567,6 +570,7 @@ def _check_note(note: object) -> None:
     manifest = note.get("manifest") or {}
     _check_kinds(manifest, str, "a text", _MANIFEST_TEXTS)
     _check_kinds(manifest, dict, "a JSON object", _MANIFEST_OBJECTS)
+    _check_kinds(manifest, int, "a whole number", _MANIFEST_COUNTS)
     _check_kinds(manifest.get("checkpoint") or {}, str, "a text", ("file", "sha256"))
     _check_kinds(manifest.get("config") or {}, dict, "a JSON object", _CONFIG_OBJECTS)
     cost = manifest.get("complexity") or {}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsevit_plugin import files
 from sparsevit_plugin.backends import cache
 from sparsevit_plugin.backends.cache import ExportCache, default_folder, is_whole
 from sparsevit_plugin.errors import UserError
@@ -53,15 +54,13 @@ def test_a_damaged_entry_is_made_again(tmp_path, damage):
     assert build.calls == 2
 
 
-def test_what_a_killed_process_left_of_an_entry_goes_when_it_is_made(tmp_path):
-    kept = ExportCache(tmp_path)
-    entry = kept.entry({"model": "a"}, Builder())
-    left, other = (tmp_path / f".{name}.0123.tmp" for name in (entry.name, "0" * 16))
+def test_what_a_killed_process_left_goes_when_an_entry_is_made(tmp_path):
+    dead, own = (f"{files._machine()}-{process}-0123abcd" for process in (2**22 + 5, os.getpid()))
+    left, other = (tmp_path / f".{'0' * 16}.{writer}.tmp" for writer in (dead, own))
     for folder in (left, other):
         folder.mkdir()
         (folder / "half").touch()
-    (entry / "entry.json").unlink()
-    assert kept.entry({"model": "a"}, Builder()) == entry
+    assert is_whole(ExportCache(tmp_path).entry({"model": "a"}, Builder()))
     assert not left.exists()
     assert other.exists()
 

@@ -17,8 +17,10 @@ from lightning_fabric.plugins import MixedPrecision
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.harness import train as train_module
 from sparsevit_plugin.harness.checkpoint import load_state
+from sparsevit_plugin.harness.testing import checkpoint_facts
 from sparsevit_plugin.harness.train import Trainer
 from sparsevit_plugin.model.kernels import current_kernels
+from sparsevit_plugin.model.weights import read_checkpoint
 from sparsevit_plugin.results.store import load
 from tests.harness.helpers import (
     TINY,
@@ -222,7 +224,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_names_of_the_batch(train_set, 
 @pytest.mark.parametrize("clip", [(), ("--clip-grad", "1.0")])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_step_whose_gradients_are_not_finite_is_left_out(
-    train_set, tmp_path, capsys, *, clip, scaled
+    train_set, tmp_path, make_set, capsys, *, clip, scaled
 ):
     """As on a GPU in fp16, where the first steps show how far the loss can be scaled."""
     register_plain_convolution()
@@ -231,7 +233,8 @@ def test_a_step_whose_gradients_are_not_finite_is_left_out(
         precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
         fabric = Fabric(accelerator="cpu", plugins=[precision])
         patched = patch("sparsevit_plugin.harness.train.make_fabric", return_value=fabric)
-    flags = ("--model", "PlainConvolution", "--overflow", "2", *clip)
+    tests = ("--test-data-path", str(make_set(tmp_path / "tests", count=2)))
+    flags = ("--model", "PlainConvolution", "--overflow", "2", *clip, *tests)
     with patched:
         assert run_train(train_set, tmp_path / "run", *flags) == 0
     said = "".join(capsys.readouterr())
@@ -239,8 +242,13 @@ def test_a_step_whose_gradients_are_not_finite_is_left_out(
     assert said.count("the scale of the loss halved") == (2 if scaled else 0)
     trained = weights(tmp_path / "run/best.safetensors")
     assert all(torch.isfinite(value).all() for value in trained.values())
-    state = load_state(tmp_path / "run/resume.pt")
-    assert state.left_out == 2
+    counted = {"updates": load_state(tmp_path / "run/resume.pt").updates, "updates_left_out": 2}
+    assert counted["updates"] > 2
+    (manifest,) = load(tmp_path / "run").manifests.values()
+    assert {key: manifest[key] for key in counted} == counted
+    checkpoint = read_checkpoint(tmp_path / "run/best.safetensors")
+    facts = checkpoint_facts(checkpoint.metadata)
+    assert {key: facts[key] for key in counted} == counted
 
 
 def test_gradients_that_never_are_finite_end_the_training(train_set, tmp_path, capsys):

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.t2CharStringPen import T2CharStringPen
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.figure import Figure
@@ -16,20 +17,22 @@ from sparsevit_plugin.results.cost_plots import write_figure
 TAMPERED = "篡改"  # what the field calls tampering; matplotlib's font has no Chinese
 
 
-def make_font(path, name, letters):
+def make_font(path, name, letters, *, truetype=True):
     """Write a font whose letters are all the same black square."""
-    builder = FontBuilder(1000, isTTF=True)
-    pen = TTGlyphPen(None)
+    builder = FontBuilder(1000, isTTF=truetype)
+    pen = TTGlyphPen(None) if truetype else T2CharStringPen(1000, None)
     corners = [(100, 0), (100, 800), (900, 800), (900, 0)]
     pen.moveTo(corners[0])
     for corner in corners[1:]:
         pen.lineTo(corner)
     pen.closePath()
-    square = pen.glyph()
     glyphs = [".notdef", *(f"u{ord(letter):04X}" for letter in letters)]
     builder.setupGlyphOrder(glyphs)
     builder.setupCharacterMap({ord(letter): f"u{ord(letter):04X}" for letter in letters})
-    builder.setupGlyf(dict.fromkeys(glyphs, square))
+    if truetype:
+        builder.setupGlyf(dict.fromkeys(glyphs, pen.glyph()))
+    else:
+        builder.setupCFF(name, {}, dict.fromkeys(glyphs, pen.getCharString()), {})
     builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (1000, 100)))
     builder.setupHorizontalHeader(ascent=800, descent=-200)
     builder.setupNameTable({"familyName": name, "styleName": "Regular"})
@@ -47,7 +50,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(manager, "ttflist", listed)
     files = []
     monkeypatch.setattr(fonts, "findSystemFonts", lambda: files)
-    caches = (fonts._take_new_fonts, fonts._warn, fonts._usual_letters)
+    caches = (fonts._take_new_fonts, fonts._warn, fonts._usual_letters, fonts._chosen)
     for cache in caches:
         cache.cache_clear()
     yield files
@@ -110,6 +113,20 @@ def test_letters_without_a_font_are_said_once_and_the_figure_is_written(tmp_path
     assert "篡" in said[0]
     assert "install" in said[0]
     assert (tmp_path / "figure.png").stat().st_size
+
+
+def test_outlines_of_postscript_are_drawn_and_embedded_as_no_font(machine, tmp_path):
+    machine.append(make_font(tmp_path / "one.otf", "Outlines", TAMPERED, truetype=False))
+    figure = Figure(figsize=(2, 1))
+    figure.text(0.1, 0.7, TAMPERED)
+    figure.text(0.1, 0.2, "abc")
+    written = written_quietly(figure, tmp_path / "figure.pdf")
+    assert b"DejaVuSans" in written
+    assert b"Outlines" not in written
+    machine.append(make_font(tmp_path / "two.ttf", "Squares", TAMPERED))
+    fonts._take_new_fonts.cache_clear()
+    fonts._take_new_fonts()
+    assert fonts.families(TAMPERED)[-1] == "Squares"  # which stays text
 
 
 def test_a_damaged_font_is_passed_over(machine, tmp_path):

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sparsevit_plugin.errors import UserError
 from tests.results.helpers import in_memory, manifest, scored
@@ -94,6 +96,90 @@ class TestSeeds:
         assert table.values["casia"].to_dict() == pytest.approx({"A on cpu": 0.2, "A on H200": 0.6})
         words = "seeds 0, 1, not joined with its series, in which a seed is there twice"
         assert any(words in line for line in table.lines())
+
+    def test_seeds_of_two_series_and_two_devices_are_four_rows(self):
+        cells = [
+            (
+                manifest("A", f"{series}{device}{seed}", seed=seed, series=series, device=device),
+                "casia",
+                scored([0.5]),
+            )
+            for series in ("one", "two")
+            for device in ("cpu (a)", "H200")
+            for seed in (0, 1)
+        ]
+        assert {row.label for row in in_memory(*cells).table().rows} == {
+            "A on cpu (series one)",
+            "A on H200 (series one)",
+            "A on cpu (series two)",
+            "A on H200 (series two)",
+        }
+
+    def test_one_seed_of_another_device_is_named_by_it(self):
+        cells = [
+            *(cell for seed in range(3) for cell in run("A", seed, {"casia": [0.1]}, device="cpu")),
+            (manifest("A", "x", seed=0, series="s", device="H200"), "casia", scored([0.4])),
+        ]
+        assert {row.label for row in in_memory(*cells).table().rows} == {"A on cpu", "A on H200"}
+
+    def test_a_device_that_is_not_known_is_named_so(self):
+        cells = [
+            *(cell for seed in (0, 1) for cell in run("A", seed, {"casia": [0.1]})),
+            (manifest("A", "x", seed=0, series="s", device="H200"), "casia", scored([0.4])),
+        ]
+        labels = {row.label for row in in_memory(*cells).table().rows}
+        assert labels == {"A on an unknown device", "A on H200"}
+
+    def test_seeds_that_were_run_again_on_a_copy_of_the_data_are_a_row_of_their_own(self):
+        cells = [
+            (
+                manifest("A", f"{copy}-{seed}", seed=seed, series="s", training_data={"t": copy}),
+                "casia",
+                scored([figure]),
+            )
+            for copy, figure in (("first", 0.2), ("second", 0.6))
+            for seed in range(3)
+        ]
+        table = in_memory(*cells).table()
+        assert table.values["casia"].to_dict() == pytest.approx(
+            {"A (first-0)": 0.2, "A (second-0)": 0.6}
+        )
+        assert [len(row.members) for row in table.rows] == [3, 3]
+        assert any("twice on different copies of the training data" in one for one in table.lines())
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["one", "two", ""]),
+                st.sampled_from(["cpu", "H200", ""]),
+                st.sampled_from(["here", "there"]),
+                st.integers(0, 2),
+                st.sampled_from(["a", "b"]),
+            ),
+            min_size=1,
+            max_size=8,
+        )
+    )
+    def test_no_two_rows_are_called_the_same(self, runs):
+        cells = [
+            (
+                manifest(
+                    *("A", f"{number:08d}"),
+                    seed=seed,
+                    series=series,
+                    device=device,
+                    training_data={"t": copy},
+                    checkpoint={"sha256": file * 64},
+                ),
+                "casia",
+                scored([0.5]),
+            )
+            for number, (series, device, copy, seed, file) in enumerate(runs)
+        ]
+        rows = in_memory(*cells).table().rows
+        assert len({row.label for row in rows}) == len(rows)
+        assert sum(len(row.members) for row in rows) == len(runs)
+        assert all(len({one.seed for one in row.members}) == len(row.members) for row in rows)
 
     def test_seeds_are_in_order_of_number(self):
         cells = [cell for seed in (10, 2, 1) for cell in run("A", seed, {"casia": [0.5]})]

@@ -168,15 +168,15 @@ def test_the_newest_writing_is_read_though_the_clock_was_set_back(store, monkeyp
 
 
 @pytest.mark.parametrize("fingerprints", [("a", "b"), ("b", "a")])
-@pytest.mark.parametrize("also", [[], ["copy"]])
+@pytest.mark.parametrize("names", [["runs"], ["runs", "copy"], ["copy", "runs"]])
 def test_the_newest_writing_is_read_also_where_its_rows_are_the_same(
-    store, tmp_path, fingerprints, also
+    store, tmp_path, fingerprints, names
 ):
     for fingerprint in fingerprints:
         store.write(manifest("A"), "casia", ROWS, HISTOGRAMS, {"fingerprint": fingerprint})
-    for name in also:
-        shutil.copytree(store.folder, tmp_path / name)
-    found = load(store.folder, *(tmp_path / name for name in also))
+        if not (tmp_path / "copy").exists():
+            shutil.copytree(store.folder, tmp_path / "copy")
+    found = load(*(tmp_path / name for name in names))
     assert [cell.facts["fingerprint"] for cell in found.cells] == [fingerprints[-1]]
     assert len(found.rows) == len(ROWS)
 
@@ -280,6 +280,13 @@ class TestRefused:
             load(tmp_path)
         with pytest.raises(UserError, match="is no folder"):
             load(tmp_path / "absent")
+
+    @pytest.mark.parametrize("more", [{"updates": "1000"}, {"updates_left_out": 2.5}])
+    def test_a_manifest_with_a_count_that_is_none(self, store, more):
+        store.write(manifest("A", **more), "casia", ROWS)
+        (name,) = more
+        with pytest.raises(UserError, match=f"{name} is not a whole number.*remove it and test"):
+            load(store.folder)
 
     def test_two_rows_for_one_image(self, store):
         with pytest.raises(UserError, match=r"two rows for image Tp/a\.png"):
