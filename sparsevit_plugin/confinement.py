@@ -4,7 +4,7 @@ A list of images, a manifest or a link in a data set may name any file of the ma
 made for IMDLBenCo do hold absolute paths. Where a set comes from somebody else, `benco --confine
 DIR VERB ...` refuses every image, mask, list and map that is not below `DIR` once links are
 followed. What the command line names itself (a checkpoint, a recipe, an output folder) is the
-user's own and is not concerned.
+user's own and is not concerned, nor is what is dropped on the page of `benco app`.
 
 The folder is kept in the environment, so that data loading processes and the jobs of a protocol
 keep to it as well.

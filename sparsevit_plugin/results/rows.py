@@ -7,6 +7,7 @@ differs too and each is a row of its own, as is a manifest without that key.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -185,46 +186,45 @@ def _row(members: Sequence[Member]) -> TableRow:
 
 def _labelled(rows: Sequence[TableRow]) -> list[TableRow]:
     """Name rows so that no two of a group, and no two of the table, are called the same."""
-    found = []
-    for row in rows:
-        computed = f" ({row.computed})" if row.computed else ""
-        name = row.model + computed + _what_differs(row, rows)
-        found.append(replace(row, label=name, name=name))
-    names = [row.name for row in found]
+    places: dict[tuple[str, str, str], list[int]] = {}
+    for number, row in enumerate(rows):
+        places.setdefault((row.model, row.group, row.computed), []).append(number)
+    found = list(rows)
+    for numbers in places.values():
+        differences = _differences([rows[number] for number in numbers])
+        for number, words in zip(numbers, differences, strict=True):
+            row = rows[number]
+            name = row.model + (f" ({row.computed})" if row.computed else "") + words
+            found[number] = replace(row, label=name, name=name)
+    names = Counter(row.name for row in found)
     return [
-        replace(row, label=f"{row.name}, {row.group}")
-        if row.group and names.count(row.name) > 1
-        else row
+        replace(row, label=f"{row.name}, {row.group}") if row.group and names[row.name] > 1 else row
         for row in found
     ]
 
 
-def _place(row: TableRow) -> tuple[str, str, str]:
-    return row.model, row.group, row.computed
+def _differences(rows: Sequence[TableRow]) -> list[str]:
+    """Return what tells rows of one place apart: devices, hashes, ids, or nothing for a row alone.
 
-
-def _what_differs(row: TableRow, rows: Sequence[TableRow]) -> str:
-    """Return what tells a row from others of its place: a device, a hash, an id, or nothing."""
-    on = _on_device(row, rows)
-    others = [other for other in _kin(row, rows) if _on_device(other, rows) == on]
-    mark = _mark(row)
-    alike = [other for other in others if _mark(other) == mark]
-    word = mark if others != alike else ""
-    return f"{on}{word}" + (f" ({row.manifest_ids[0][:_SHORT]})" if alike else "")
-
-
-def _kin(row: TableRow, rows: Sequence[TableRow]) -> list[TableRow]:
-    """Return the others of a row's place."""
-    return [other for other in rows if other is not row and _place(other) == _place(row)]
-
-
-def _on_device(row: TableRow, rows: Sequence[TableRow]) -> str:
-    """Return the device's words where its series was split by device; nothing else."""
-    first = row.members[0]
-    parts = [other.members[0] for other in _kin(row, rows)]
-    if any(part.series == first.series != "" and part.device != first.device for part in parts):
-        return f" on {first.device or 'an unknown device'}"
-    return ""
+    The device is named where a series was split by it.
+    """
+    devices: dict[str, set[str]] = {}
+    for first in (row.members[0] for row in rows):
+        devices.setdefault(first.series, set()).add(first.device)
+    on = []
+    for first in (row.members[0] for row in rows):
+        split = first.series and len(devices[first.series]) > 1
+        on.append(f" on {first.device or 'an unknown device'}" if split else "")
+    marks = [_mark(row) for row in rows]
+    of_device: dict[str, Counter[str]] = {}
+    for words, mark in zip(on, marks, strict=True):
+        of_device.setdefault(words, Counter())[mark] += 1
+    found = []
+    for row, words, mark in zip(rows, on, marks, strict=True):
+        same = of_device[words]
+        own = f" ({row.manifest_ids[0][:_SHORT]})" if same[mark] > 1 else ""
+        found.append(words + (mark if len(same) > 1 else "") + own)
+    return found
 
 
 def _mark(row: TableRow) -> str:

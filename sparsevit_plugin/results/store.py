@@ -88,7 +88,8 @@ class Cell:
         dataset: Name of the set.
         path: Its row file.
         manifest: What was run, as it was when the cell was written.
-        facts: Of the image set: fingerprint, path, what was skipped.
+        facts: Of the image set: its fingerprint, that of copies of it (`sizes_fingerprint`), its
+            path, what was skipped.
         histogram_path: Its histogram file; None when it has none.
         perturbation: What was done to the set's photographs.
         written: When, as ISO 8601 in UTC; empty when unknown.
@@ -246,8 +247,8 @@ class Store:
                 part is in memory at a time.
             histograms: One per row of the exact evaluators; empty for none. Other columns of a row
                 may stand beside theirs and are left out.
-            facts: Of the image set, kept with the cell: `fingerprint`, `path`, `skipped`,
-                `pairing`.
+            facts: Of the image set, kept with the cell: `fingerprint`, `sizes_fingerprint`, `path`,
+                `skipped`, `pairing`.
             perturbation: What was done to the photographs.
 
         Returns:
