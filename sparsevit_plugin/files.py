@@ -79,7 +79,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def temporary_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside a target, on its disk, that goes with all that is left in it.
 
-    What dead processes have left beside the target goes too, see `sweep`.
+    Missing folders are created. What dead processes have left beside the target goes too, see `sweep`.
 
     Args:
         target: What is made from the folder's contents.
