@@ -79,7 +79,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def temporary_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside a target, on its disk, that goes with all that is left in it.
 
-    Missing folders are created. What dead processes have left beside the target goes too, see `sweep`.
+    Missing folders are created. What dead processes left beside the target goes too, see `sweep`.
 
     Args:
         target: What is made from the folder's contents.
@@ -159,7 +159,9 @@ def _is_left_over(entry: "os.DirEntry[str]", name: re.Match[str], now: float) ->
         state = entry.stat(follow_symlinks=False)
     except OSError:
         return False
-    folder = entry.is_dir(follow_symlinks=False) and entry.name.endswith(".tmp")
+    # Twelve digits alone are a date too, and a folder may hold anything: it has to name its writer.
+    named = bool(name["machine"]) and entry.name.endswith(".tmp")
+    folder = named and entry.is_dir(follow_symlinks=False)
     if not (folder or entry.is_file(follow_symlinks=False)):
         return False
     if name["machine"] and name["machine"] == _machine():

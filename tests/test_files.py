@@ -175,11 +175,13 @@ def test_nothing_else_is_swept(tmp_path):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (1.0, 1.0))
     (tmp_path / f".folder.{dead}.tmp.txt").mkdir()
+    (tmp_path / ".photos.202611150930.tmp").mkdir()
+    os.utime(tmp_path / ".photos.202611150930.tmp", (1.0, 1.0))
     (tmp_path / f".link.{dead}.tmp.txt").symlink_to(tmp_path / "a.txt")
     plain = tmp_path / f".gone.{dead}.tmp"
     plain.touch()
     assert files.sweep(tmp_path, time.time()) == [plain]
-    assert len(list(tmp_path.iterdir())) == len(kept) + 2
+    assert len(list(tmp_path.iterdir())) == len(kept) + 3
 
 
 @pytest.mark.usefixtures("unswept")

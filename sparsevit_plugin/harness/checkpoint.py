@@ -109,6 +109,8 @@ def load_state(path: Path) -> TrainingState:
     if "schema" not in data:
         return _from_upstream(data, path)
     schema = data.pop("schema")
+    if "updates" not in data:  # then the others of its training are not known
+        data.pop("left_out", None)
     if isinstance(schema, int) and schema > STATE_SCHEMA:
         raise UserError(
             f"{path} was written by a newer version of sparsevit-plugin: upgrade to resume it"

@@ -152,9 +152,10 @@ def checkpoint_facts(metadata: dict[str, str]) -> dict[str, Any]:
     learnt = recorded_json(metadata, "detection")
     detection = learnt if isinstance(learnt, dict) else {}
     pretraining = recorded_json(metadata, "pretraining") or "unknown"
-    counted = {
-        key: int(metadata[key])
-        for key in ("updates", "updates_left_out")
-        if metadata.get(key, "").isdecimal()
-    }
-    return {**known, **detection, **counted, "pretraining": pretraining}
+    return {**known, **detection, **updates_of(metadata), "pretraining": pretraining}
+
+
+def updates_of(metadata: dict[str, str]) -> dict[str, int]:
+    """Return the updates that led to a checkpoint and how many were left out, where it says so."""
+    names = ("updates", "updates_left_out")
+    return {name: int(metadata[name]) for name in names if metadata.get(name, "").isdecimal()}

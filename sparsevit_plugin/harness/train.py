@@ -58,9 +58,9 @@ from sparsevit_plugin.harness.progress import Progress
 from sparsevit_plugin.harness.sampling import GlobalBatchSampler, Key, derive_seed
 from sparsevit_plugin.harness.schedule import WarmupCosine, make_optimizer
 from sparsevit_plugin.harness.sources import fingerprint, hold_out
-from sparsevit_plugin.harness.testing import checkpoint_file
+from sparsevit_plugin.harness.testing import checkpoint_file, updates_of
 from sparsevit_plugin.model.kernels import Kernels, current_kernels, use_kernels
-from sparsevit_plugin.model.weights import save_safetensors
+from sparsevit_plugin.model.weights import read_checkpoint, save_safetensors
 from sparsevit_plugin.results.conventions import METRICS
 from sparsevit_plugin.results.packed import PackedRecords
 from sparsevit_plugin.results.store import Store
@@ -611,8 +611,7 @@ class Trainer:
             "pretraining": json.dumps(self.pretraining["pretraining"]),
             "recipe": self.cfg.recipe,
             "effective_batch": str(effective_batch(self.cfg, self.fabric.world_size)),
-            "updates": str(self.state.updates),
-            "updates_left_out": str(self.state.left_out),
+            **{name: str(count) for name, count in self._counts().items()},
         }
         learnt = training_facts(self.cfg)
         if learnt:
@@ -682,7 +681,7 @@ class Trainer:
         tested = ModelUnderTest(
             name=self.cfg.name,
             selection="val",
-            facts=self.facts(),
+            facts={**self.facts(), **self._counts()},
             run=self.cfg.hash(),
         )
         self.evaluator.write(
@@ -700,8 +699,20 @@ class Trainer:
     def _held_out_sets(self) -> dict[str, Source]:
         return {self._held_out_name(name): source for name, source in self.data.held_out.items()}
 
+    def _counts(self) -> dict[str, int]:
+        """Return the updates so far and how many were left out; nothing where none was counted."""
+        state = self.state
+        if not state.updates:
+            return {}
+        return {"updates": state.updates, "updates_left_out": state.left_out}
+
+    def tested_facts(self) -> dict[str, Any]:
+        """Return what manifests say of the selected weights: of the training, up to them."""
+        metadata = read_checkpoint(self.folder / "best.safetensors").metadata
+        return {**self.facts(), **updates_of(metadata)}
+
     def facts(self) -> dict[str, Any]:
-        """Return what manifests say of this training."""
+        """Return what manifests say of this training as a whole."""
         cfg = self.cfg
         return {
             **self.pretraining,
@@ -709,8 +720,6 @@ class Trainer:
             "effective_batch": effective_batch(cfg, self.fabric.world_size),
             "training_data": {n: fingerprint(source) for n, source in self.data.train.items()},
             "skipped_training_images": self.state.skipped,
-            "updates": self.state.updates,
-            "updates_left_out": self.state.left_out,
             "augmentation_left_out": left_out_transforms(cfg),
             **training_facts(cfg),
         }
@@ -724,7 +733,7 @@ class Trainer:
             name=self.cfg.name,
             checkpoint={"file": path.name, "sha256": sha256_file(path), "epoch": best["epoch"]},
             selection=self.cfg.select,
-            facts=self.facts(),
+            facts=self.tested_facts(),
         )
         self.evaluator.evaluate(self.module, tested, sets)
 

@@ -168,11 +168,11 @@ class JobRun:
                 "seed": self.job.seed,
                 "weights_sha256": sha256_file(output / WEIGHTS),
                 "epoch": (trainer.state.best or {"epoch": trainer.state.epoch})["epoch"],
-                "facts": trainer.facts(),
+                "facts": trainer.tested_facts(),
             }
             self.folder.write_training_record(cell.folder, record)
         trainer.fabric.barrier()
-        return trainer.fabric, trainer.facts()
+        return trainer.fabric, trainer.tested_facts()
 
     @contextlib.contextmanager
     def _timed(self, trainer: Trainer, cfg: Config) -> Iterator[None]:

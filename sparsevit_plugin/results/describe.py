@@ -572,6 +572,7 @@ def _computed_notes(manifest: Mapping[str, Any]) -> list[str]:
     if calibration:
         sets = ", ".join(calibration["sets"])
         words.append(f"calibrated on {calibration['images']} photographs of {sets}")
+        words.append(f"NNCF's preset {calibration.get('preset', 'mixed')}")
         words.append(f"the rest in {manifest['floats']}")
     return [", ".join(words)]
 
@@ -642,14 +643,16 @@ def _not_joined(row: TableRow, rows: Sequence[TableRow]) -> list[str]:
     """Say why a run is not joined with others of its series."""
     first = row.members[0]
     of = _seeds_in_words([str(member.seed) for member in row.members])
-    others = [
-        other.members[0]
-        for other in rows
-        if first.series and other is not row and other.members[0].series == first.series
-    ]
-    if not others:
+    kin = [other for other in rows if first.series and other.members[0].series == first.series]
+    if len(kin) < 2:  # noqa: PLR2004 (itself alone)
         return []
-    copies = any(other.device == first.device and other.data != first.data for other in others)
+    runs = [
+        (str(member.seed), member.data)
+        for other in kin
+        for member in other.members
+        if member.device == first.device
+    ]
+    copies = len({data for _, data in runs}) > 1 and len(set(runs)) == len(runs)
     why = " on different copies of the training data" if copies else ""
     return [f"{of}, not joined with its series, in which a seed is there twice{why}"]
 

@@ -204,9 +204,10 @@ def _labelled(rows: Sequence[TableRow]) -> list[TableRow]:
 
 
 def _differences(rows: Sequence[TableRow]) -> list[str]:
-    """Return what tells rows of one place apart: devices, hashes, ids, or nothing for a row alone.
+    """Return what tells rows of one place apart: devices, hashes, ids; nothing for a row alone.
 
-    The device is named where a series was split by it.
+    The device is named where a series was split by it. No row is left with the model's name alone,
+    which means all of them.
     """
     devices: dict[str, set[str]] = {}
     for first in (row.members[0] for row in rows):
@@ -222,8 +223,11 @@ def _differences(rows: Sequence[TableRow]) -> list[str]:
     found = []
     for row, words, mark in zip(rows, on, marks, strict=True):
         same = of_device[words]
-        own = f" ({row.manifest_ids[0][:_SHORT]})" if same[mark] > 1 else ""
-        found.append(words + (mark if len(same) > 1 else "") + own)
+        is_alone = same[mark] == 1
+        nameless = len(rows) > 1 and not words
+        known = words + (mark if len(same) > 1 or (nameless and is_alone) else "")
+        own = "" if is_alone and (known or len(rows) == 1) else f" ({row.manifest_ids[0][:_SHORT]})"
+        found.append(known + own)
     return found
 
 

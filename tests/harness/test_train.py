@@ -17,7 +17,7 @@ from lightning_fabric.plugins import MixedPrecision
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.harness import train as train_module
 from sparsevit_plugin.harness.checkpoint import load_state
-from sparsevit_plugin.harness.testing import checkpoint_facts
+from sparsevit_plugin.harness.testing import checkpoint_facts, updates_of
 from sparsevit_plugin.harness.train import Trainer
 from sparsevit_plugin.model.kernels import current_kernels
 from sparsevit_plugin.model.weights import read_checkpoint
@@ -249,6 +249,42 @@ def test_a_step_whose_gradients_are_not_finite_is_left_out(
     checkpoint = read_checkpoint(tmp_path / "run/best.safetensors")
     facts = checkpoint_facts(checkpoint.metadata)
     assert {key: facts[key] for key in counted} == counted
+
+
+def test_updates_are_counted_once_over_a_kill(train_set, tmp_path, monkeypatch):
+    """Two epochs of three batches, two of which are an update: the third is one of its own."""
+    flags = ("--accum-iter", "2", "--save-every", "1")
+    with monkeypatch.context() as patched:
+        kill_before_step(patched, 5)
+        assert run_train(train_set, tmp_path / "run", *flags) == 130
+    assert run_train(train_set, tmp_path / "run", *flags, "--resume", "auto") == 0
+    metadata = read_checkpoint(tmp_path / "run/best.safetensors").metadata
+    assert updates_of(metadata) == {"updates": 4, "updates_left_out": 0}
+
+
+def test_rows_count_the_updates_up_to_the_tested_checkpoint(train_set, tmp_path, make_set):
+    tests = ("--test-data-path", str(make_set(tmp_path / "tests", count=2)))
+    flags = ("--select", "val", "--val-fraction", "0.3", "--test-period", "1", *tests)
+    with patch.object(Trainer, "_judge", side_effect=[0.5, 0.4]):  # the first epoch is the best
+        assert run_train(train_set, tmp_path / "run", *flags) == 0
+    best, last = (
+        updates_of(read_checkpoint(tmp_path / f"run/{name}.safetensors").metadata)["updates"]
+        for name in ("best", "last")
+    )
+    assert last == 2 * best
+    (tested,) = (cell for cell in load(tmp_path / "run").cells if cell.dataset == "tests")
+    assert tested.manifest["updates"] == best
+
+
+def test_a_state_without_counts_leaves_them_out(train_set, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        kill_before_step(patched, 4)
+        assert run_train(train_set, tmp_path / "run", "--save-every", "1") == 130
+    path = tmp_path / "run/resume.pt"
+    content = torch.load(path, weights_only=True)
+    del content["updates"]
+    torch.save({**content, "left_out": 3}, path)
+    assert (load_state(path).updates, load_state(path).left_out) == (0, 0)
 
 
 def test_gradients_that_never_are_finite_end_the_training(train_set, tmp_path, capsys):

@@ -115,6 +115,23 @@ class TestSeeds:
             "A on H200 (series two)",
         }
 
+    def test_beside_a_series_of_two_devices_another_has_a_name_too(self):
+        cells = [
+            (
+                manifest("A", f"{series}{device}{seed}", seed=seed, series=series, device=device),
+                "casia",
+                scored([0.5]),
+            )
+            for series, device, seed in (
+                ("one", "cpu", 0),
+                ("one", "H200", 0),
+                ("two", "cpu", 0),
+                ("two", "cpu", 1),
+            )
+        ]
+        labels = {row.label for row in in_memory(*cells).table().rows}
+        assert labels == {"A on cpu", "A on H200", "A (series two)"}
+
     def test_one_seed_of_another_device_is_named_by_it(self):
         cells = [
             *(cell for seed in range(3) for cell in run("A", seed, {"casia": [0.1]}, device="cpu")),
@@ -147,6 +164,19 @@ class TestSeeds:
         assert [len(row.members) for row in table.rows] == [3, 3]
         assert any("twice on different copies of the training data" in one for one in table.lines())
 
+    def test_a_seed_twice_on_one_copy_is_not_put_down_to_another(self):
+        cells = [
+            (
+                manifest("A", str(number), seed=seed, series="s", training_data={"t": copy}),
+                "casia",
+                scored([0.5]),
+            )
+            for number, (seed, copy) in enumerate([(0, "x"), (0, "x"), (1, "y")])
+        ]
+        lines = in_memory(*cells).table().lines()
+        assert any("in which a seed is there twice" in line for line in lines)
+        assert not any("different copies" in line for line in lines)
+
     @given(
         st.lists(
             st.tuples(
@@ -178,6 +208,7 @@ class TestSeeds:
         ]
         rows = in_memory(*cells).table().rows
         assert len({row.label for row in rows}) == len(rows)
+        assert len(rows) == 1 or "A" not in {row.label for row in rows}
         assert sum(len(row.members) for row in rows) == len(runs)
         assert all(len({one.seed for one in row.members}) == len(row.members) for row in rows)
 
@@ -192,7 +223,7 @@ class TestNames:
             "backend": "openvino",
             "number_format": "int8",
             "floats": "bf16",
-            "calibration": {"sets": ["casia2"], "images": 64},
+            "calibration": {"sets": ["casia2"], "images": 64, "preset": "performance"},
         }
         cells = [
             (manifest("A", "plain", number_format="32"), "casia", scored([0.5])),
@@ -203,7 +234,7 @@ class TestNames:
         assert set(table.values.index) == {"A", "A (openvino int8)", "A (torch bf16)"}
         lines = "\n".join(table.lines())
         assert "computed by openvino int8, calibrated on 64 photographs of casia2" in lines
-        assert "the rest in bf16" in lines
+        assert "NNCF's preset performance, the rest in bf16" in lines
         chosen = in_memory(*cells).table(rows=["A (openvino int8)"])
         assert list(chosen.values["casia"]) == [0.4]
 
