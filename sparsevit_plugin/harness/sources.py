@@ -266,12 +266,11 @@ def _spread(indices: list[int], count: int) -> list[int]:
     return [indices[place * len(indices) // count] for place in range(min(count, len(indices)))]
 
 
-def fingerprint(source: Source, *, times: bool = True) -> str:
+def fingerprint(source: Source) -> str:
     """Return a hash over the names, sizes and times of change of a set's files.
 
     Args:
         source: The set.
-        times: Whether the times count. Without them a copy of the set has the same hash.
 
     Returns:
         64 hexadecimal digits, the same as long as no file was added, removed, renamed or changed.
@@ -279,25 +278,39 @@ def fingerprint(source: Source, *, times: bool = True) -> str:
     Raises:
         UserError: If a file has gone.
     """
-    parts = parts_of(source)
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{part.name}\0{part.kind}\0{len(part)}\0".encode())
-        for sample in part.samples:
-            digest.update(f"{sample.name}\0{_state(sample.image, times=times)}\0".encode())
-            mask = NEGATIVE
-            if sample.mask is not None:
-                mask = f"{sample.mask.name}\0{_state(sample.mask, times=times)}"
-            digest.update(f"{mask}\0".encode())
-    return digest.hexdigest()
+    return fingerprints(source)["fingerprint"]
 
 
 def fingerprints(source: Source) -> dict[str, str]:
-    """Return what a stored cell keeps of its set: the hash with times, and the one of copies."""
-    return {
-        "fingerprint": fingerprint(source),
-        "sizes_fingerprint": fingerprint(source, times=False),
-    }
+    """Return what a stored cell keeps of its set, in one look at every file.
+
+    Args:
+        source: The set.
+
+    Returns:
+        `fingerprint`, and `sizes_fingerprint`: without the times, so that a copy of the set has the
+        same.
+
+    Raises:
+        UserError: If a file has gone.
+    """
+    timed, copied = hashlib.sha256(), hashlib.sha256()
+    for name, status in _named_files(source):
+        size = "" if status is None else f"\0{status.st_size}"
+        time = "" if status is None else f"\0{status.st_mtime_ns}"
+        timed.update(f"{name}{size}{time}\0".encode())
+        copied.update(f"{name}{size}\0".encode())
+    return {"fingerprint": timed.hexdigest(), "sizes_fingerprint": copied.hexdigest()}
+
+
+def _named_files(source: Source) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Return the names of a set's parts and files in order, and the state of what is a file."""
+    for part in parts_of(source):
+        yield f"{part.name}\0{part.kind}\0{len(part)}", None
+        for sample in part.samples:
+            yield sample.name, _state(sample.image)
+            mask = sample.mask
+            yield (NEGATIVE, None) if mask is None else (mask.name, _state(mask))
 
 
 # --- what a path names ---------------------------------------------------------------------------
@@ -780,9 +793,8 @@ def _split(part: ImageSet, held: frozenset[str]) -> tuple[ImageSet, ImageSet]:
     )
 
 
-def _state(path: Path, *, times: bool) -> str:
+def _state(path: Path) -> os.stat_result:
     try:
-        status = path.stat()
+        return path.stat()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    return f"{status.st_size}\0{status.st_mtime_ns}" if times else str(status.st_size)

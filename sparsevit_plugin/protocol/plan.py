@@ -16,7 +16,7 @@ from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.data_paths import read_data_path
 from sparsevit_plugin.harness.perturb import named_settings
 from sparsevit_plugin.harness.pipeline import named_weights
-from sparsevit_plugin.harness.sources import Source, each_once, fingerprint
+from sparsevit_plugin.harness.sources import Source, each_once, fingerprints
 from sparsevit_plugin.harness.testing import without_pretraining
 from sparsevit_plugin.protocol.fingerprints import content_fingerprint
 from sparsevit_plugin.protocol.folder import ProtocolFolder
@@ -269,11 +269,11 @@ class _Planner:
         return Data(train, tests, prints)
 
     def _prints(self, source: Source) -> Prints:
-        files = fingerprint(source)
+        found = fingerprints(source)
+        files = found["fingerprint"]
         if self.request.verify and files not in self.contents:
             self.contents[files] = content_fingerprint(source)
-        sizes = fingerprint(source, times=False)
-        return Prints(files, self.contents.get(files, ""), sizes)
+        return Prints(files, self.contents.get(files, ""), found["sizes_fingerprint"])
 
     def job(self, row: Row, seed: int, cfg: Config) -> Job:
         """Return the job of a row at a seed."""

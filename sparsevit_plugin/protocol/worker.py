@@ -159,6 +159,7 @@ class JobRun:
         trainer = prepare_training(cfg, identity=cell.identity)
         with self._timed(trainer, cfg):
             trainer.run(test=False)
+        facts = trainer.tested_facts()
         if trainer.fabric.is_global_zero:
             record = {
                 "key": cell.key,
@@ -168,11 +169,11 @@ class JobRun:
                 "seed": self.job.seed,
                 "weights_sha256": sha256_file(output / WEIGHTS),
                 "epoch": (trainer.state.best or {"epoch": trainer.state.epoch})["epoch"],
-                "facts": trainer.tested_facts(),
+                "facts": facts,
             }
             self.folder.write_training_record(cell.folder, record)
         trainer.fabric.barrier()
-        return trainer.fabric, trainer.tested_facts()
+        return trainer.fabric, facts
 
     @contextlib.contextmanager
     def _timed(self, trainer: Trainer, cfg: Config) -> Iterator[None]:

@@ -72,6 +72,8 @@ def _fonts_and_rest(words: str) -> tuple[tuple[FontEntry, ...], frozenset[int]]:
 def _chosen(lacking: frozenset[int], _known: int) -> tuple[tuple[FontEntry, ...], frozenset[int]]:
     """Choose fonts for letters; asked anew when matplotlib knows more fonts."""
     fonts = []
+    if lacking:
+        _take_new_fonts()
     while lacking and (best := _best(lacking)):
         fonts.append(best)
         lacking -= _letters_of(best)
@@ -106,12 +108,8 @@ def _read(file: str, index: int) -> tuple[frozenset[int], bool]:
 
 def _best(lacking: frozenset[int]) -> FontEntry | None:
     """Return the font that has most of the letters, None where none has any."""
-    for look in (lambda: None, _take_new_fonts):
-        look()
-        best = min(_installed(), key=lambda font: _preference(font, lacking), default=None)
-        if best is not None and lacking & _letters_of(best):
-            return best
-    return None
+    able = (font for font in _installed() if lacking & _letters_of(font))
+    return min(able, key=lambda font: _preference(font, lacking), default=None)
 
 
 @lru_cache(maxsize=1)  # once in a process

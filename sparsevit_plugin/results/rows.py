@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,9 @@ def find_rows(results: Results, rows: pd.DataFrame, codes: Codes) -> list[TableR
         series.setdefault((member.series, own), []).append(member)
     found = []
     for members in series.values():
-        found += [_row(part) for part in _parts(members, [_device, _data])]
+        found += [
+            _row(part) for part in _parts(members, [attrgetter("device"), attrgetter("data")])
+        ]
     groups = list(dict.fromkeys(row.group for row in found))
     groups.sort(key=bool)  # rows without a heading come first
     return _labelled([row for group in groups for row in found if row.group == group])
@@ -147,14 +150,6 @@ def _parts(members: list[Member], by: Sequence[Callable[[Member], str]]) -> list
     for member in members:
         parts.setdefault(by[0](member), []).append(member)
     return [smaller for part in parts.values() for smaller in _parts(part, by[1:])]
-
-
-def _device(member: Member) -> str:
-    return member.device
-
-
-def _data(member: Member) -> str:
-    return member.data
 
 
 def _has_each_once(members: Sequence[Member]) -> bool:
@@ -209,6 +204,8 @@ def _differences(rows: Sequence[TableRow]) -> list[str]:
     The device is named where a series was split by it. No row is left with the model's name alone,
     which means all of them.
     """
+    if len(rows) == 1:
+        return [""]
     devices: dict[str, set[str]] = {}
     for first in (row.members[0] for row in rows):
         devices.setdefault(first.series, set()).add(first.device)
@@ -223,11 +220,10 @@ def _differences(rows: Sequence[TableRow]) -> list[str]:
     found = []
     for row, words, mark in zip(rows, on, marks, strict=True):
         same = of_device[words]
-        is_alone = same[mark] == 1
-        nameless = len(rows) > 1 and not words
-        known = words + (mark if len(same) > 1 or (nameless and is_alone) else "")
-        own = "" if is_alone and (known or len(rows) == 1) else f" ({row.manifest_ids[0][:_SHORT]})"
-        found.append(known + own)
+        has_twin = same[mark] > 1
+        known = words + (mark if len(same) > 1 or not (words or has_twin) else "")
+        needs_id = has_twin or not known
+        found.append(known + (f" ({row.manifest_ids[0][:_SHORT]})" if needs_id else ""))
     return found
 
 
