@@ -72,11 +72,14 @@ def test_every_violation_is_seen(places, call, seen):
         run_case(root, out, lambda: call(root), limit=1)
 
 
-def test_code_of_a_checkpoint_would_be_seen(monkeypatch):
+def test_code_of_a_checkpoint_would_be_seen(monkeypatch, tmp_path):
     import pickle
+    import tempfile
 
     from tests.fuzz import targets
 
+    # A process that was started may write once more after its case's folder was removed.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(targets, "_load", lambda path, case: pickle.loads(path.read_bytes()))
     found = []
     for number in range(60):
