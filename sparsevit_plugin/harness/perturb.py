@@ -59,11 +59,12 @@ class Perturbation(ABC):
     def perturb(self, image: Pixels) -> Pixels:
         """Return the perturbed photograph, of the same size."""
 
-    def last_save(self, image: Pixels) -> tuple[Pixels, int] | None:
+    def last_save(self, image: Pixels, perturbed: Pixels) -> tuple[Pixels, int] | None:
         """Return what was last saved as JPEG, and its quality.
 
         Args:
             image: The photograph as it was.
+            perturbed: What `perturb` made of it.
 
         Returns:
             None where that JPEG does not have the photograph's own grid, or there is none.
@@ -88,7 +89,7 @@ class UpstreamPerturbation(Perturbation):
             "blur": robustness_wrapper.GaussianBlurWrapper,
             "noise": robustness_wrapper.GaussianNoiseWrapper,
         }
-        self.jpeg_quality = strength if kind == "jpeg" else None
+        self.jpeg_qualities = (strength, strength - 1) if kind == "jpeg" else ()
         self.transform = next(iter(wrappers[kind]([strength])))[1]
 
     def perturb(self, image: Pixels) -> Pixels:
@@ -96,9 +97,17 @@ class UpstreamPerturbation(Perturbation):
         perturbed: Pixels = self.transform(image=image)["image"]
         return perturbed
 
-    def last_save(self, image: Pixels) -> tuple[Pixels, int] | None:
-        """Return the photograph and the quality; None for blur and noise."""
-        return None if self.jpeg_quality is None else (image, self.jpeg_quality)
+    def last_save(self, image: Pixels, perturbed: Pixels) -> tuple[Pixels, int] | None:
+        """Return the photograph as the encoder took it, and the quality that was drawn.
+
+        Upstream gives the channels in the order of RGB where BGR is expected, so the luma that is
+        saved is that of red and blue in each other's place. None for blur and noise.
+        """
+        swapped = np.ascontiguousarray(image[..., ::-1])
+        for quality in self.jpeg_qualities:
+            if np.array_equal(save(swapped, quality)[..., ::-1], perturbed):
+                return swapped, quality
+        return None
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class Resaved(Perturbation):
             sent = shrink(sent, (self.longest_side or 0) / max(image.shape[:2]))
         return enlarge(save(sent, self.second), image.shape[:2])
 
-    def last_save(self, image: Pixels) -> tuple[Pixels, int] | None:
+    def last_save(self, image: Pixels, perturbed: Pixels) -> tuple[Pixels, int] | None:
         """Return the photograph after the first save, and the second quality."""
         return None if self._is_shrunk(image) else (save(image, self.first), self.second)
 

@@ -121,7 +121,7 @@ def _luma_and_note(origin: Origin) -> tuple[Luma, str]:
         return luma, "" if luma.source == "file" else NOTE_RESAVED
     saved = None
     if isinstance(origin.transform, Perturbation):
-        saved = origin.transform.last_save(origin.decoded)
+        saved = origin.transform.last_save(origin.decoded, origin.transformed)
     if saved is None:
         return resave_luma(origin.transformed, origin.path), NOTE_PERTURBED
     pixels, quality = saved

@@ -22,7 +22,7 @@ from sparsevit_plugin.harness.tiling import tile_facts
 
 COMPONENTS: Final = {
     "training": 1,  # loop, sampling, schedule, augmentation, hold-out
-    "data": 1,  # decoding, fitting, edge masks, perturbations
+    "data": 2,  # decoding, fitting, edge masks, perturbations
     "models": 1,  # SparseViT and the mended baselines
     "evaluation": 1,  # evaluators and the scoring of maps
 }

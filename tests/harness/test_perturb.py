@@ -133,23 +133,28 @@ def test_an_item_is_the_same_whatever_was_asked_for_before(tmp_path):
 # --- the JPEG grid --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("text", "quality"),
-    [("double:90-40", 40), ("double:90-40@5000", 40), ("double:90-40@100", None)],
-)
-def test_coefficients_are_those_of_the_last_save_on_the_photographs_grid(tmp_path, text, quality):
+def item_on_the_grid(tmp_path, text, seed=0):
     for folder in ("Tp", "Gt"):
-        (tmp_path / folder).mkdir()
+        (tmp_path / folder).mkdir(exist_ok=True)
     Image.fromarray(PHOTO).save(tmp_path / "Tp" / "a.png")
     Image.fromarray(MASK + 255).save(tmp_path / "Gt" / "a.png")
     (source,) = read_source(tmp_path).values()
-    item = build_dataset(
+    return build_dataset(
         source,
         fit="grid",
         image_size=64,
         transform=build_perturbation(text),
         origin_function=jpeg_coefficients,
+        seed=seed,
     )[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "quality"),
+    [("double:90-40", 40), ("double:90-40@5000", 40), ("double:90-40@100", None)],
+)
+def test_coefficients_are_those_of_the_last_save_on_the_photographs_grid(tmp_path, text, quality):
+    item = item_on_the_grid(tmp_path, text)
     if quality is None:  # shrunk: the grid of that JPEG is not the photograph's
         assert (item["qtables"] == 1).all()
         return
@@ -158,6 +163,32 @@ def test_coefficients_are_those_of_the_last_save_on_the_photographs_grid(tmp_pat
     last = luma_of(tmp_path / "last.jpg", once)
     np.testing.assert_array_equal(item["DCT_coef"], last.coefficients)
     np.testing.assert_array_equal(item["qtables"], last.table)
+
+
+def test_coefficients_of_upstreams_jpeg_are_those_of_the_file_that_its_encoder_made(
+    tmp_path, monkeypatch
+):
+    encode, files = cv2.imencode, []
+
+    def kept(kind, pixels, options):
+        files.append(encode(kind, pixels, options))
+        return files[-1]
+
+    drawn = set()
+    for seed in range(8):
+        files.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(cv2, "imencode", kept)
+            item = item_on_the_grid(tmp_path, "jpeg:60", seed)
+        (tmp_path / "saved.jpg").write_bytes(files[0][1].tobytes())
+        saved = luma_of(tmp_path / "saved.jpg", PHOTO)
+        rows, columns = (min(64, side) for side in saved.coefficients.shape)
+        np.testing.assert_array_equal(
+            item["DCT_coef"][:rows, :columns], saved.coefficients[:rows, :columns]
+        )
+        np.testing.assert_array_equal(item["qtables"], saved.table)
+        drawn.add(int(saved.table.sum()))
+    assert len(drawn) == 2  # quality 59 and quality 60
 
 
 # --- ladders --------------------------------------------------------------------------------------
