@@ -55,7 +55,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             a folder, a device or a pipe, which a rename would replace.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.stem}.{_writer()}.tmp{target.suffix}")
+    temporary = target.with_name(f".{_short(target.stem)}.{_writer()}.tmp{target.suffix}")
     try:
         if target.exists() and not target.is_file():
             raise UserError(f"cannot write {target}: it is there and is no plain file")
@@ -90,7 +90,7 @@ def temporary_folder(target: Path) -> Iterator[Path]:
     Raises:
         UserError: It cannot be made, or the block cannot write.
     """
-    folder = target.with_name(f".{target.stem}.{_writer()}.tmp")
+    folder = target.with_name(f".{_short(target.stem)}.{_writer()}.tmp")
     try:
         folder.mkdir(parents=True)
         _sweep_once(target.parent, folder.stat().st_mtime)
@@ -99,6 +99,11 @@ def temporary_folder(target: Path) -> Iterator[Path]:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _short(stem: str) -> str:
+    """Cut a name that would be too long with what a temporary file's name has beside it."""
+    return os.fsencode(stem)[:_CUT_NAME].decode(errors="ignore") or "_"
 
 
 def _writer() -> str:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.harness.images import BadImage
+from sparsevit_plugin.harness.images import BadImage, decode_upright, open_picture
 from sparsevit_plugin.harness.perturb import shrink
-from sparsevit_plugin.harness.predict import Localiser, Photo, Prediction
+from sparsevit_plugin.harness.predict import Localiser, Prediction
 from sparsevit_plugin.harness.prediction_files import map_picture, overlay, write_image
 
 SHOWN_SIDE: Final = 1600
@@ -131,14 +131,14 @@ def _read(file: Path, limits: Limits) -> NDArray[np.uint8]:
                 f"{file.name} is too large: {megabytes(size)}; the limit is "
                 f"{megabytes(limits.bytes)}"
             )
-        photo = Photo(file.name, file)
-        height, width = photo.size()
+        with open_picture(file) as picture:  # turned by EXIF or not, it has as many
+            width, height = picture.size
         if height * width > limits.pixels:
             raise UserError(
                 f"{file.name} has too many pixels: {width} x {height} is "
                 f"{millions(height * width)}; the limit is {millions(limits.pixels)}"
             )
-        return photo.read()[0]
+        return decode_upright(file).pixels
     except BadImage as error:
         raise UserError(f"{file.name} {_sentence(error.reason)}") from error
     except OSError as error:

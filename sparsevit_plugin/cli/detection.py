@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +17,9 @@ from sparsevit_plugin.cli.stored_options import (
     check_digits,
     chosen_protocol,
     stored_folders,
+    write_folder,
 )
-from sparsevit_plugin.files import prove_writable, write_text_atomic
+from sparsevit_plugin.files import prove_writable
 
 _FOLDER: Final = "detection"
 _FIGURES: Final = ("reliability.pdf", "reliability.png")
@@ -74,13 +76,10 @@ def run(args: argparse.Namespace) -> int:
         "detection.csv": study.figures_csv(),
         "reliability.csv": study.reliability_csv(),
     }
-    for name, text in texts.items():
-        write_text_atomic(out / name, text)
     why_not = "" if study.sets else "no set has both classes and scores that are probabilities"
     why_not = why_not or too_many(len(study.models))
     figures = () if why_not else _FIGURES
-    for name in figures:
-        write_reliability_plot(study, out / name)
+    write_folder(out, texts, dict.fromkeys(figures, partial(write_reliability_plot, study)))
     print_grid(study.grid(args.digits), study.lines(), sys.stdout, names=2)
     if why_not:
         print(f"no reliability plot: {why_not}")

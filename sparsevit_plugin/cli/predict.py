@@ -34,7 +34,7 @@ How a photograph is fitted to the model, the model's name and its arguments are 
 checkpoint records; flags override them. Photographs are turned upright by their EXIF orientation.
 
 OUT holds maps/, masks/, overlays/, records/, predictions.csv, predictions.jsonl and settings.json.
-Photographs that are finished are not done again. Files that cannot be read are passed over and
+Photographs that are finished are not done again. Files that cannot be used are passed over and
 listed in passed-over.csv, and the exit code is 1.
 
 examples:
@@ -128,13 +128,16 @@ def _pictures(text: str) -> tuple[str, ...]:
 def _predict(localiser: "Localiser", folder: "PredictionFolder", photos: "list[Photo]") -> int:
     """Predict on what is not finished, write the tables whatever happens, and say what there is."""
     from sparsevit_plugin.harness.datasets import BadSample
+    from sparsevit_plugin.harness.prediction_files import why_unusable
     from sparsevit_plugin.harness.progress import Progress
 
     by_name = {photo.name: photo for photo in photos}
-    missing = [photo for photo in photos if not folder.is_done(photo)]
-    bad: list[BadSample] = []
+    bad = [BadSample(p.name, p.path, reason) for p in photos if (reason := why_unusable(p))]
+    unusable = {one.name for one in bad}
+    missing = [p for p in photos if p.name not in unusable and not folder.is_done(p)]
+    before = len(photos) - len(bad) - len(missing)
     try:
-        with Progress(len(photos), "predict", start=len(photos) - len(missing)) as progress:
+        with Progress(len(photos), "predict", start=before + len(bad)) as progress:
             for result in localiser.stream(missing):
                 if isinstance(result, BadSample):
                     bad.append(result)
@@ -142,9 +145,9 @@ def _predict(localiser: "Localiser", folder: "PredictionFolder", photos: "list[P
                     bad += _write(folder, by_name[result.name], result)
                 progress.advance()
     finally:
-        records = folder.finish(bad)
+        records = folder.finish(photos, bad)
     done = [record for record in records if record["name"] in by_name]
-    _tell(folder.folder, done, len(photos) - len(missing), [(b.path, b.reason) for b in bad])
+    _tell(folder.folder, done, before, [(b.path, b.reason) for b in bad])
     return PASSED_OVER if bad else 0
 
 

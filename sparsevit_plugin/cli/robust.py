@@ -14,9 +14,10 @@ from sparsevit_plugin.cli.stored_options import (
     check_bootstrap,
     check_digits,
     results_folder,
+    write_folder,
 )
 from sparsevit_plugin.errors import UserError
-from sparsevit_plugin.files import prove_writable, write_text_atomic
+from sparsevit_plugin.files import prove_writable
 from sparsevit_plugin.results.conventions import (
     EVALUATORS,
     METRICS,
@@ -276,7 +277,7 @@ def _draw(
     args: argparse.Namespace, folders: list[Path], protocol: str | None, rows: list[str]
 ) -> int:
     from sparsevit_plugin.results.robustness import build_curves
-    from sparsevit_plugin.results.robustness_plots import write_plots
+    from sparsevit_plugin.results.robustness_plots import plot_writers
     from sparsevit_plugin.results.robustness_tables import to_latex
     from sparsevit_plugin.results.store import load
 
@@ -295,9 +296,9 @@ def _draw(
         level=args.level,
         samples=args.draws,
     )
-    write_text_atomic(out / "curves.csv", curves.to_csv())
-    write_text_atomic(out / "curves.tex", to_latex(curves, args.digits))
-    figures = write_plots(curves, out)
+    figures = plot_writers(curves)
+    texts = {"curves.csv": curves.to_csv(), "curves.tex": to_latex(curves, args.digits)}
+    write_folder(out, texts, figures)
     _print(curves, args.digits)
     print(
         f"wrote {out / 'curves.csv'}, {out / 'curves.tex'} and {len(figures)} figures beside them"

@@ -1,15 +1,17 @@
 """What the verbs share that make something of stored rows: options, and where the rows are."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from sparsevit_plugin.errors import UserError, suggest
+from sparsevit_plugin.files import write_text_atomic
 from sparsevit_plugin.results.conventions import AUTHENTIC, SCORE_AT, UNPERTURBED
 
 _MOST_DIGITS: Final = 9
 _FEWEST_DRAWS: Final = 100
+_LONGEST_HEAD: Final = 1 << 16  # bytes
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +118,50 @@ def add_out_folder(parser: argparse.ArgumentParser, folder: str) -> None:
         metavar="DIR",
         help=f"where tables and figures go (default: {folder} in the first folder)",
     )
+
+
+def write_folder(
+    out: Path, texts: Mapping[str, str], figures: Mapping[str, Callable[[Path], None]]
+) -> None:
+    """Write a verb's tables and figures, each in the place of nothing but its own earlier one.
+
+    An earlier table is told by its first line: a CSV's columns, the head of a table.
+
+    Args:
+        out: The folder.
+        texts: By name.
+        figures: What writes each, by name.
+
+    Raises:
+        UserError: There is another file of one of the names, and nothing was written; or a file
+            cannot be written.
+    """
+    from sparsevit_plugin.results.cost_plots import refuse_other_file
+
+    for name, text in texts.items():
+        _refuse_other_table(out / name, text)
+    for name in figures:
+        refuse_other_file("--out", out / name)
+    for name, text in texts.items():
+        write_text_atomic(out / name, text)
+    for name, write in figures.items():
+        write(out / name)
+
+
+def _refuse_other_table(path: Path, text: str) -> None:
+    if not path.exists():
+        return
+    head = text.partition("\n")[0].encode().split()  # a Markdown table is as wide as its cells
+    try:
+        with path.open("rb") as file:
+            own = file.readline(_LONGEST_HEAD).split() == head
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be read: {error.strerror or error}") from error
+    if not own:
+        raise UserError(
+            f"--out {path}: is there and is no such table of this verb: give another folder, or "
+            "remove it"
+        )
 
 
 def add_digits(parser: argparse.ArgumentParser) -> None:

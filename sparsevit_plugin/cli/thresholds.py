@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,8 +19,9 @@ from sparsevit_plugin.cli.stored_options import (
     check_digits,
     chosen_protocol,
     stored_folders,
+    write_folder,
 )
-from sparsevit_plugin.files import prove_writable, write_text_atomic
+from sparsevit_plugin.files import prove_writable
 
 if TYPE_CHECKING:
     from sparsevit_plugin.results.thresholds import ThresholdStudy
@@ -111,15 +113,12 @@ def _write(study: "ThresholdStudy", out: Path, digits: int) -> list[str]:
         "differences.csv": study.differences_csv(),
         "curves.csv": study.curves_csv(),
     }
-    for name, text in texts.items():
-        write_text_atomic(out / name, text)
     why_not = too_many(len(study.models))
+    figures = () if why_not else _FIGURES
+    write_folder(out, texts, dict.fromkeys(figures, partial(write_threshold_plot, study)))
     if why_not:
         print(f"no figure of the curves: {why_not}")
-        return list(texts)
-    for name in _FIGURES:
-        write_threshold_plot(study, out / name)
-    return [*texts, *_FIGURES]
+    return [*texts, *figures]
 
 
 def _print(study: "ThresholdStudy", digits: int) -> None:

@@ -227,7 +227,10 @@ def decode_upright(path: Path | str) -> Photograph:
 
 
 def upright_size(path: Path | str) -> tuple[int, int]:
-    """Return height and width of what `decode_upright` gives, from the file's header alone.
+    """Return height and width of what `decode_upright` gives.
+
+    From the file's header alone, but for a PNG without EXIF there: it may follow the pixels, so
+    they are decoded.
 
     Raises:
         BadImage: If the header cannot be read.
@@ -259,12 +262,26 @@ def decode_image(path: Path | str) -> Photograph:
         BadImage: If the file cannot be read.
     """
     samples, notes, orientation, file_format = decode_samples(path)
+    return Photograph(to_rgb(path, samples), orientation, file_format, notes)
+
+
+def to_rgb(path: Path | str, samples: NDArray) -> NDArray[np.uint8]:
+    """Bring samples to 8-bit RGB, on the scales that `decode_image` names.
+
+    Args:
+        path: Named in the error.
+        samples: H x W or H x W x 3.
+
+    Returns:
+        uint8, H x W x 3.
+
+    Raises:
+        BadImage: A sample is negative, not finite or above 65535.
+    """
     if samples.dtype == np.uint8:
-        pixels = samples
-    else:
-        smallest = {"u": _SIXTEEN_BIT, "i": _EIGHT_BIT, "f": 1}[samples.dtype.kind]
-        pixels = _to_eight_bits(samples, _full_value(path, samples, smallest))
-    return Photograph(_three_channels(pixels), orientation, file_format, notes)
+        return _three_channels(samples)
+    smallest = {"u": _SIXTEEN_BIT, "i": _EIGHT_BIT, "f": 1}[samples.dtype.kind]
+    return _three_channels(_to_eight_bits(samples, _full_value(path, samples, smallest)))
 
 
 def decode_mask(path: Path | str) -> Mask:
@@ -335,7 +352,7 @@ def decode_samples(
         elif picture.mode in ("F", "I", "L") or picture.mode.startswith("I;16"):
             samples = np.array(picture)
         else:
-            samples = np.array(_as_rgb(picture))
+            samples = np.array(as_rgb(picture))
     if samples is None:
         # Pillow would keep the upper byte of 16-bit colour; OpenCV gives the samples.
         samples = _decode_wide_colour(path)
@@ -365,7 +382,7 @@ def open_picture(path: Path | str, most_pixels: int | None = None) -> Iterator[I
     limit = pixel_limit()
     # Pillow warns above this, and raises an error above twice as many.
     Image.MAX_IMAGE_PIXELS = limit
-    with _decoder_errors_named(path), Image.open(path) as picture:
+    with decoder_errors_named(path), Image.open(path) as picture:
         size = f"{picture.width} x {picture.height}"
         pixels = picture.width * picture.height
         if pixels > limit:
@@ -382,7 +399,12 @@ def _limit_words(limit: int) -> str:
 
 
 @contextlib.contextmanager
-def _decoder_errors_named(path: Path) -> Iterator[None]:
+def decoder_errors_named(path: Path) -> Iterator[None]:
+    """Turn whatever decoders raise in the block into a line that names the picture.
+
+    Raises:
+        BadImage: A decoder raised something.
+    """
     try:
         yield
     except FileNotFoundError:
@@ -432,7 +454,8 @@ def _has_wide_colour(picture: Image.Image) -> bool:
     return picture.mode in ("RGB", "RGBA", "LA") and any(";16" in layout for layout in layouts)
 
 
-def _as_rgb(picture: Image.Image) -> Image.Image:
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """Return a picture of 8-bit samples as RGB; alpha is dropped."""
     if picture.mode == "P" and "transparency" in picture.info:
         # Straight to RGB, Pillow warns that the palette's transparency is lost.
         return picture.convert("RGBA").convert("RGB")

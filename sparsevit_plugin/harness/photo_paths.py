@@ -78,10 +78,13 @@ def _of_word(word: str, leave_out: Path | None) -> list[Path]:
     matches = [Path(match) for match in sorted(glob.glob(word, recursive=True))]  # noqa: PTH207
     if not matches:
         raise UserError(f"{word}: matches no file")
-    files = [match for match in matches if match.is_file() and _is_photograph(match)]
-    if files:
-        return [file for file in files if not _is_below(file, leave_out)]
-    return [file for match in matches if match.is_dir() for file in _in_folder(match, leave_out)]
+    found = []
+    for match in matches:
+        if match.is_dir():
+            found += _in_folder(match, leave_out)
+        elif _is_photograph(match) and not _is_below(match, leave_out):
+            found.append(match)
+    return found
 
 
 def _in_folder(folder: Path, leave_out: Path | None) -> list[Path]:

@@ -29,7 +29,14 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.config import Config, resolve
 from sparsevit_plugin.harness.datasets import BadSample, collate
 from sparsevit_plugin.harness.evaluate import maps_and_scores, model_inputs, native_map
-from sparsevit_plugin.harness.images import BadImage, decode_upright, upright_size
+from sparsevit_plugin.harness.images import (
+    BadImage,
+    as_rgb,
+    decode_upright,
+    decoder_errors_named,
+    to_rgb,
+    upright_size,
+)
 from sparsevit_plugin.harness.jpeg import padded_to_grid
 from sparsevit_plugin.harness.manifest import run_facts
 from sparsevit_plugin.harness.option_table import BY_NAME
@@ -112,10 +119,10 @@ class Photo:
         return photograph.pixels, photograph.notes
 
     def size(self) -> tuple[int, int]:
-        """Return height and width, of a file from its header.
+        """Return height and width; of a file see `upright_size`.
 
         Raises:
-            BadImage: The header cannot be read.
+            BadImage: The file cannot be read.
         """
         if self.pixels is not None:
             height, width = self.pixels.shape[:2]
@@ -344,11 +351,12 @@ class _Reader:
 
 def _batches(photos: Sequence[Photo], cfg: Config) -> list[list[int]]:
     """Group photographs that the model can see at once: those of one size on the grid."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for index, photo in enumerate(photos):
-        groups.setdefault(_padded_size(photo) if cfg.fit == "grid" else (0, 0), []).append(index)
     # Of a tiled photograph, a batch of tiles is seen at a time.
     size = 1 if cfg.tile is not None else cfg.test_batch_size
+    sizes_matter = cfg.fit == "grid" and size > 1
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, photo in enumerate(photos):
+        groups.setdefault(_padded_size(photo) if sizes_matter else (0, 0), []).append(index)
     return [
         group[first : first + size]
         for group in groups.values()
@@ -402,7 +410,9 @@ def as_photo(picture: Picture, number: int = 0) -> Photo:
     if isinstance(picture, Image.Image):
         pixels = _pixels_of_picture(picture, name)
     elif isinstance(picture, Tensor):
-        values = picture.detach().cpu().numpy()
+        held = picture.detach().cpu()
+        # NumPy has no bfloat16, of which float32 holds every value.
+        values = (held.float() if held.dtype == torch.bfloat16 else held).numpy()
         channels_last = values.transpose(1, 2, 0) if values.ndim == _COLOUR else values
         pixels = as_pixels(channels_last, name)
     elif isinstance(picture, np.ndarray):
@@ -416,13 +426,11 @@ def as_photo(picture: Picture, number: int = 0) -> Photo:
 
 
 def _pixels_of_picture(picture: Image.Image, name: str) -> NDArray[np.uint8]:
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
-        return as_pixels(np.asarray(upright), name)
-    # Straight to RGB, Pillow warns that a palette's transparency is lost.
-    if upright.mode == "P" and "transparency" in upright.info:
-        upright = upright.convert("RGBA")
-    return np.array(upright.convert("RGB"))
+    with decoder_errors_named(Path(name)):  # it may be a file that nobody has decoded yet
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+            return to_rgb(name, np.asarray(upright))
+        return np.array(as_rgb(upright))
 
 
 def as_pixels(values: NDArray[Any], name: str = "picture") -> NDArray[np.uint8]:

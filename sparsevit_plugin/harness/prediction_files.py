@@ -7,7 +7,7 @@
     OUT/settings.json       the settings that all records of the folder share
     OUT/predictions.csv     all records, a line each
     OUT/predictions.jsonl   the same as JSON lines
-    OUT/passed-over.csv     files that could not be read, where there are any
+    OUT/passed-over.csv     files that could not be used, where there are any
 
 `maps/` is a folder as `benco score --pred` takes it.
 """
@@ -16,7 +16,8 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -52,6 +53,12 @@ COLUMNS: Final = (
 """The columns of the tables. `tampered_area` is a share of the pixels, 0 to 1."""
 
 _LOCK: Final = ".lock"
+_SETTINGS: Final = "settings.json"
+_TABLES: Final = ("predictions.csv", "predictions.jsonl")
+_LISTING: Final = "passed-over.csv"
+_LISTED: Final = ("photograph", "reason")
+_OWN: Final = (_SETTINGS, *_TABLES, _LISTING, "records", "maps", "masks", "overlays")
+_LONGEST_NAME: Final = 255  # bytes of a file's name, on nearly every file system
 _HEAT: Final = (255, 32, 96)
 _HEAT_SHARE: Final = 0.7  # of the colour where the map is 1
 _OUTLINE: Final = ((0, 0, 0), (255, 255, 255))  # a dark line under a light one: seen on any ground
@@ -97,6 +104,17 @@ def held(folder: Path) -> Iterator[None]:
         ) from None
 
 
+def why_unusable(photo: Photo) -> str:
+    """Say why no results can be written for a photograph, by its name; "" where they can."""
+    try:
+        name = photo.name.encode()
+        str(photo.path).encode()
+    except UnicodeEncodeError:
+        return "its name is not valid UTF-8: rename it"
+    longest = len(name.rpartition(b"/")[2]) + len(".json")
+    return "its name is too long for its results' files: rename it" * (longest > _LONGEST_NAME)
+
+
 class PredictionFolder:
     """The folder that predictions go to.
 
@@ -108,7 +126,8 @@ class PredictionFolder:
         overwrite: Whether predictions that were made otherwise, or before, are made again.
 
     Raises:
-        UserError: The folder cannot be written, or holds predictions that were made otherwise.
+        UserError: The folder cannot be written, or holds predictions that were made otherwise, or
+            files of their names that are something else.
     """
 
     def __init__(
@@ -126,7 +145,7 @@ class PredictionFolder:
         self._overwrite = overwrite
         prove_writable(folder, "--out")
         self._check_settings(overwrite)
-        write_json_atomic(folder / "settings.json", {"settings": self.settings, **(facts or {})})
+        write_json_atomic(folder / _SETTINGS, {"settings": self.settings, **(facts or {})})
 
     def is_done(self, photo: Photo) -> bool:
         """Say whether a photograph, unchanged, has its record and all wanted pictures.
@@ -178,11 +197,18 @@ class PredictionFolder:
         write_json_atomic(self._record_path(photo.name), record)
         return record
 
-    def finish(self, bad: Sequence[BadSample] = ()) -> list[dict[str, Any]]:
+    def finish(
+        self, photos: Sequence[Photo], bad: Sequence[BadSample] = ()
+    ) -> list[dict[str, Any]]:
         """Write the tables.
 
+        A photograph whose name depends on what else was named has one record, the newest: pictures
+        under an earlier name go. The list of what could not be used keeps what an earlier run found
+        and this one did not try.
+
         Args:
-            bad: What could not be read.
+            photos: All that this run was about.
+            bad: Those of them that could not be used.
 
         Returns:
             The records in the tables: all of the folder that were made with its settings.
@@ -190,19 +216,59 @@ class PredictionFolder:
         Raises:
             UserError: A table cannot be written.
         """
-        found = (_read_json(path) for path in sorted((self.folder / "records").rglob("*.json")))
-        records = [_line(r) for r in found if r is not None and r.get("settings") == self.settings]
+        records = [_line(record) for record in self._records({photo.name for photo in photos})]
         records.sort(key=lambda record: record["name"])
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        write_text_atomic(self.folder / "predictions.jsonl", lines)
-        write_text_atomic(self.folder / "predictions.csv", _as_csv(COLUMNS, records))
-        listing = self.folder / "passed-over.csv"
-        if bad:
-            rows = [{"photograph": str(one.path), "reason": one.reason} for one in bad]
-            write_text_atomic(listing, _as_csv(("photograph", "reason"), rows))
+        for name, text in zip(_TABLES, (_as_csv(COLUMNS, records), lines), strict=True):
+            write_text_atomic(self.folder / name, text)
+        tried = {os.path.abspath(photo.path) for photo in photos}  # noqa: PTH100 (not the links')
+        rows = [
+            *(row for row in self._listed() if os.path.abspath(row["photograph"]) not in tried),  # noqa: PTH100
+            *({"photograph": _as_text(one.path), "reason": one.reason} for one in bad),
+        ]
+        if rows:
+            write_text_atomic(self.folder / _LISTING, _as_csv(_LISTED, rows))
         else:
-            listing.unlink(missing_ok=True)
+            (self.folder / _LISTING).unlink(missing_ok=True)
         return records
+
+    def _records(self, current: Set[str]) -> list[dict[str, Any]]:
+        """Read the records of these settings, and remove those of an earlier name of `current`."""
+        root = self.folder / "records"
+        found = {
+            path.relative_to(root).as_posix().removesuffix(".json"): _read_json(path)
+            for path in sorted(root.rglob("*.json"))
+        }
+        records = {
+            name: record
+            for name, record in found.items()
+            if record is not None and record.get("settings") == self.settings
+        }
+        newest = {_identity(record) for name, record in records.items() if name in current}
+        earlier = [
+            name
+            for name, record in records.items()
+            if name not in current and _identity(record) in newest
+        ]
+        for name in earlier:
+            del records[name]
+            for picture in PICTURES.values():
+                (self.folder / picture.format(name)).unlink(missing_ok=True)
+            self._record_path(name).unlink(missing_ok=True)
+        return list(records.values())
+
+    def _listed(self) -> list[dict[str, str]]:
+        """Return what earlier runs could not use and is still there."""
+        try:
+            with (self.folder / _LISTING).open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        except (OSError, ValueError, csv.Error):
+            return []
+        return [
+            {name: row[name] for name in _LISTED}
+            for row in rows
+            if all(row.get(name) for name in _LISTED) and Path(row["photograph"]).exists()
+        ]
 
     def _refuse_other_file(self, photo: Photo, record: Mapping[str, Any]) -> None:
         """Keep the pictures of a photograph from those of another one of the same name."""
@@ -217,9 +283,12 @@ class PredictionFolder:
         return self.folder / "records" / f"{name}.json"
 
     def _check_settings(self, overwrite: bool) -> None:
-        content = _read_json(self.folder / "settings.json")
-        before = {} if content is None else content.get("settings")
-        if not isinstance(before, dict) or not before or overwrite or before == self.settings:
+        content = _read_json(self.folder / _SETTINGS)
+        before = None if content is None else content.get("settings")
+        if overwrite or before == self.settings:
+            return
+        if not isinstance(before, dict):
+            self._refuse_other_content()
             return
         names = sorted(set(before) | set(self.settings))
         changed = [name for name in names if before.get(name) != self.settings.get(name)]
@@ -227,6 +296,14 @@ class PredictionFolder:
             f"--out {self.folder}: holds predictions that were made otherwise "
             f"({', '.join(changed)}): give another --out, or --overwrite to replace them"
         )
+
+    def _refuse_other_content(self) -> None:
+        there = [name for name in _OWN if (self.folder / name).exists()]
+        if there:
+            raise UserError(
+                f"--out {self.folder}: holds {', '.join(there)} of something else: give another "
+                "--out, or --overwrite to replace files of the same names"
+            )
 
     def _picture(
         self, kind: str, photo: Photo, prediction: Prediction
@@ -236,6 +313,16 @@ class PredictionFolder:
         if kind == "mask":
             return prediction.mask.astype(np.uint8) * np.uint8(255)
         return _jpeg_sized(overlay(_same_photograph(photo, prediction), prediction))[:, :, ::-1]
+
+
+def _identity(record: Mapping[str, Any]) -> tuple[str, object]:
+    """Return which file a record is of, and its contents then."""
+    return os.path.abspath(str(record.get("photograph"))), record.get("sha256")  # noqa: PTH100
+
+
+def _as_text(path: Path) -> str:
+    """Return a path as a table can hold it: bytes that are no UTF-8 as escapes."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 def _sha256_of(photo: Photo) -> str:

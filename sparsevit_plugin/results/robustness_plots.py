@@ -4,8 +4,9 @@ Strengths rise from left to right, whichever way their numbers run, and the phot
 stand at the left as "none". Sizes, type and colours are those of `cost_plots`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -47,17 +48,28 @@ def write_plots(
     Raises:
         UserError: There are too many models to tell apart, or a file cannot be written.
     """
-    written = []
+    writers = plot_writers(curves, formats)
+    for name, write in writers.items():
+        write(Path(folder) / name)
+    return [Path(folder) / name for name in writers]
+
+
+def plot_writers(
+    curves: Curves, formats: Sequence[str] = FORMATS
+) -> dict[str, Callable[[Path], None]]:
+    """Return what writes each figure of `write_plots`, by its name; each takes the path.
+
+    Raises:
+        UserError: There are too many models to tell apart.
+    """
+    found: dict[str, Callable[[Path], None]] = {}
     for metric in curves.metrics:
         for kind in curves.kinds:
             if not _has_values(curves, kind, metric):
                 continue
-            figure = robustness_plot(curves, kind, metric)
-            for ending in formats:
-                path = Path(folder) / f"{kind}-{metric}.{ending}"
-                write_figure(figure, path)
-                written.append(path)
-    return written
+            write = partial(write_figure, robustness_plot(curves, kind, metric))
+            found |= {f"{kind}-{metric}.{ending}": write for ending in formats}
+    return found
 
 
 def _has_values(curves: Curves, kind: str, metric: str) -> bool:

@@ -18,9 +18,9 @@ what it is.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -58,7 +58,8 @@ THRESHOLDS: Final = np.arange(BINS + 1) / BINS
 _WITH_THRESHOLD: Final = re.compile(r" at threshold > [\d.]+")
 _WORK: Final = 1 << 22  # numbers of one block of resamples
 
-Array = NDArray[np.float64]
+Array: TypeAlias = NDArray[np.float64]
+_Places: TypeAlias = tuple[Sequence[int] | None, Sequence[int] | None]
 
 
 @dataclass(frozen=True)
@@ -484,14 +485,13 @@ class _Sums:
         """Return the figure by every choice, for each of some weightings of the units.
 
         Args:
-            weights: Of all units, shape (weightings, all units).
+            weights: Of these units, shape (weightings, units).
             places: The validation threshold of each seed; None where there is none.
         """
-        own = weights[:, self.units]
         with np.errstate(invalid="ignore"):
-            total = own @ self.counts
-            curves = np.stack([own @ one for one in self.curves]) / total[:, None]
-            best = np.stack([own @ one for one in self.best]) / total
+            total = weights @ self.counts
+            curves = np.stack([weights @ one for one in self.curves]) / total[:, None]
+            best = np.stack([weights @ one for one in self.best]) / total
         found = {
             FIXED: curves[:, :, HALF].mean(0),
             SET_ORACLE: curves.max(2).mean(0),
@@ -553,8 +553,8 @@ class _Study:
     def _line(self, row: TableRow, name: str) -> dict[str, Any]:
         figure, chosen = self.found[row.label, name], self.chosen(row)
         sums = _Sums.of(figure)
-        every = np.ones((1, len(self.units.codes)))
-        means = {k: float(v[0]) for k, v in sums.means(every, self.places(row)).items()}
+        once = np.ones((1, sums.units.size))
+        means = {k: float(v[0]) for k, v in sums.means(once, self.places(row)).items()}
         oracles = [best_place(one) for one in figure.values.mean(1)]
         return {
             "model": row.label,
@@ -577,9 +577,9 @@ class _Study:
             curve = sums.curves.mean(0)
             low, high = np.full((2, BINS + 1), np.nan)
             if sums.units.size > 1:
-                few = _Drawing(self.drawing.level, self.drawing.samples, self.drawing.seed)
                 drawn = [
-                    w @ curve / (w @ sums.counts)[:, None] for w in few.weights(sums.units.size)
+                    w @ curve / (w @ sums.counts)[:, None]
+                    for w in self.drawing.weights(sums.units.size)
                 ]
                 low, high = np.quantile(np.concatenate(drawn), self.drawing.tails, axis=0)
             mean = curve.sum(0) / sums.counts.sum()
@@ -608,25 +608,21 @@ class _Study:
                 continue
             common = np.intersect1d(a.names, b.names)
             if common.size:
-                pairs[name] = (_Sums.of(a.on(common)), _Sums.of(b.on(common)))
+                pairs[name] = _summed(a.on(common), b.on(common))
         if not pairs:
             return []
         places = self.places(row), self.places(reference)
-        size = len(self.units.codes)
-        observed = _differences(pairs, places, np.ones((1, size)), self.sets)
-        blocks = [
-            _differences(pairs, places, weights, self.sets)
-            for weights in self.drawing.weights(size)
-        ]
+        once = {name: np.ones((1, a.units.size)) for name, (a, _) in pairs.items()}
+        observed = _differences(pairs, places, once, self.sets)
+        drawn = self._drawn(pairs, places)
         images = {name: int(a.counts.sum()) for name, (a, _) in pairs.items()}
         units = {name: a.units.size for name, (a, _) in pairs.items()}
         images[AVERAGE] = sum(images.values())
         units[AVERAGE] = np.unique(np.concatenate([a.units for a, _ in pairs.values()])).size
         lines = []
         for (name, choice), value in observed.items():
-            drawn = np.concatenate([block[name, choice] for block in blocks])
             enough = units[name] > 1
-            low, high = self.drawing.interval(drawn) if enough else (np.nan, np.nan)
+            low, high = self.drawing.interval(drawn[name, choice]) if enough else (np.nan, np.nan)
             lines.append(
                 {
                     "model": row.label,
@@ -642,6 +638,40 @@ class _Study:
             )
         return lines
 
+    def _drawn(
+        self, pairs: Mapping[str, tuple[_Sums, _Sums]], places: _Places
+    ) -> dict[tuple[str, str], Array]:
+        """Return the differences in every resample.
+
+        A set's are over its own units, as if it were the only one. The average's are over all
+        units at once, since one photograph may be behind images of several sets; it is NaN where
+        a resample has no unit of a set.
+        """
+        found: dict[tuple[str, str], Array] = {}
+        for name, pair in pairs.items():
+            found |= self._joined(
+                _differences({name: pair}, places, {name: weights}, [name])
+                for weights in self.drawing.weights(pair[0].units.size)
+            )
+        if len(pairs) == len(self.sets) > 1:
+            every = np.unique(np.concatenate([a.units for a, _ in pairs.values()]))
+            columns = {name: np.searchsorted(every, a.units) for name, (a, _) in pairs.items()}
+            of_all = self._joined(
+                _differences(
+                    pairs, places, {name: w[:, own] for name, own in columns.items()}, self.sets
+                )
+                for w in self.drawing.weights(every.size)
+            )
+            found |= {key: values for key, values in of_all.items() if key[0] == AVERAGE}
+        return found
+
+    @staticmethod
+    def _joined(
+        blocks: Iterable[dict[tuple[str, str], Array]],
+    ) -> dict[tuple[str, str], Array]:
+        several = list(blocks)
+        return {key: np.concatenate([block[key] for block in several]) for key in several[0]}
+
     def remarks(self, choose_on: str) -> list[str]:
         """Say which rows have no validation threshold."""
         without = [row.label for row in self.shown if self.chosen(row) is None]
@@ -656,16 +686,25 @@ class _Study:
         return [f"No validation threshold of {', '.join(without)}: {how}."]
 
 
+def _summed(a: _Figure, b: _Figure) -> tuple[_Sums, _Sums]:
+    """Sum two rows' figures of the same images over the same units: photographs if either knows."""
+    units = min((a.units, b.units), key=lambda one: np.unique(one).size)
+    return _Sums.of(replace(a, units=units)), _Sums.of(replace(b, units=units))
+
+
 def _differences(
     pairs: Mapping[str, tuple[_Sums, _Sums]],
-    places: tuple[Sequence[int] | None, Sequence[int] | None],
-    weights: Array,
+    places: _Places,
+    weights: Mapping[str, Array],
     sets: Sequence[str],
 ) -> dict[tuple[str, str], Array]:
-    """Return the differences by set and choice, and their averages, for some weightings."""
+    """Return the differences by set and choice, and their averages, for some weightings.
+
+    The weights are those of each set's units, by set.
+    """
     found: dict[tuple[str, str], Array] = {}
     for name, (a, b) in pairs.items():
-        of_a, of_b = a.means(weights, places[0]), b.means(weights, places[1])
+        of_a, of_b = a.means(weights[name], places[0]), b.means(weights[name], places[1])
         for choice in CHOICES:
             found[name, choice] = of_a[choice] - of_b[choice]
         found[name, CALIBRATION] = found[name, FIXED] - found[name, SET_ORACLE]

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -191,12 +193,68 @@ def test_another_photograph_of_the_same_name_replaces_nothing(
     assert [row["photograph"] for row in table(out)] == [str(other)]
 
 
-def test_damaged_settings_are_written_anew(photos, checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["settings.json", "predictions.csv", "passed-over.csv", "maps/a.png", "masks/0.png"]
+)
+def test_what_something_else_wrote_is_not_replaced(photos, checkpoint, tmp_path, capsys, name):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"settings": 5}')
+    assert run(checkpoint, tmp_path / "out", photos / "0.png") == 2
+    assert f"holds {name.partition('/')[0]} of something else" in capsys.readouterr().err
+    assert path.read_text() == '{"settings": 5}'
+    assert run(checkpoint, tmp_path / "out", photos / "0.png", "--overwrite") == 0
+    assert len(table(tmp_path / "out")) == 1
+
+
+def test_names_that_no_result_can_have_are_passed_over(photos, checkpoint, tmp_path, capsys):
+    bytes_name = os.fsencode(photos) + b"/caf\xe9.png"
+    longest, longer = "x" * 246, "x" * 247  # with ".png"; a record's name ends with ".json"
+    for name in (bytes_name, photos / f"{longest}y.jpg", photos / f"{longer}yyyy.png"):
+        shutil.copy(photos / "0.png", name)
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "settings.json").write_text('{"settings": 5}')
-    assert run(checkpoint, out, photos / "0.png") == 0
-    assert json.loads((out / "settings.json").read_text())["settings"]["fit"]
+    assert run(checkpoint, out, photos) == 1
+    assert [row["name"] for row in table(out)] == ["0", "1", "2", f"{longest}y"]
+    rows = list(csv.DictReader((out / "passed-over.csv").open(newline="")))
+    assert {Path(row["photograph"]).name: row["reason"] for row in rows} == {
+        "caf\\udce9.png": "its name is not valid UTF-8: rename it",
+        f"{longer}yyyy.png": "its name is too long for its results' files: rename it",
+    }
+    assert "2 passed over" in capsys.readouterr().out
+
+
+def test_a_photograph_that_is_called_otherwise_now_stands_once(
+    photos, checkpoint, tmp_path, make_photo
+):
+    out = tmp_path / "out"
+    assert run(checkpoint, out, photos) == 0
+    make_photo(photos / "0.tif", (30, 30), 9)
+    assert run(checkpoint, out, photos) == 0
+    assert [row["name"] for row in table(out)] == ["0.png", "0.tif", "1", "2"]
+    assert not (out / "maps/0.png").exists()  # it was the map of 0.png, which is 0.png.png now
+    assert sorted(path.name for path in (out / "maps").iterdir()) == [
+        *("0.png.png", "0.tif.png", "1.png", "2.png")
+    ]
+
+
+def test_what_was_passed_over_is_listed_until_it_is_mended(photos, checkpoint, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    for folder in (photos, other):
+        (folder / "bad.jpg").write_text("no photograph")
+    (photos / "gone.jpg").write_text("nor this")
+    assert run(checkpoint, out, photos) == 1
+    (photos / "gone.jpg").unlink()
+
+    def listed():
+        rows = csv.DictReader((out / "passed-over.csv").open(newline=""))
+        return [row["photograph"] for row in rows]
+
+    assert run(checkpoint, out, other) == 1
+    assert listed() == [str(photos / "bad.jpg"), str(other / "bad.jpg")]
+    Image.new("RGB", (20, 30)).save(photos / "bad.jpg")
+    assert run(checkpoint, out, photos) == 0
+    assert listed() == [str(other / "bad.jpg")]
 
 
 def test_an_overlay_that_no_jpeg_can_hold_is_shrunk(checkpoint, tmp_path, make_photo):

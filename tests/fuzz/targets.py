@@ -676,7 +676,7 @@ def _names(case: Case) -> Read:
         photos = find_photographs([str(case.into / "photos")], case.out)
         for photo in photos:
             folder.write(photo, Prediction(photo.name, values, 0.7, seconds=0.1))
-        if len(folder.finish()) != len(photos) or not all(map(folder.is_done, photos)):
+        if len(folder.finish(photos)) != len(photos) or not all(map(folder.is_done, photos)):
             raise Violation("a photograph's result is lost")
 
     return read

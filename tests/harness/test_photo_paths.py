@@ -28,6 +28,7 @@ def test_a_folder_means_its_photographs_but_not_those_of_the_results(folder):
 def test_patterns_are_expanded(folder):
     assert names(f"{folder}/**/*.[tP]*", leave_out=folder / "out") == ["c", "er/b"]
     assert names(f"{folder}/de*") == ["c", "er/b"]
+    assert names(f"{folder}/*", leave_out=folder / "out") == names(*folder.glob("[ad]*"))
 
 
 def test_files_are_called_by_their_path_below_the_folder_of_all(folder):
