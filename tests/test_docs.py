@@ -5,6 +5,7 @@ import http.server
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -46,6 +47,53 @@ def test_links_lead_to_files_of_the_repository(page: Path):
     for link in re.findall(r'(?:href|src)="([^"#]+)', rendered(page)):
         if not re.match(r"[a-z]+:", link):
             assert (page.parent / link).exists(), f"{named(page)}: {link}"
+
+
+def commands_of(page: Path) -> list[str]:
+    """Return the commands in a page's fences, without comments and what they are piped into."""
+    found = []
+    for token in MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8")):
+        if token.type == "fence" and token.info in ("", "sh", "bash", "console"):
+            text = token.content.replace("\\\n", " ")
+            for line in text.splitlines():
+                match = re.match(r"(?:\$ )?(?:\w+=\S+ )*benco (.+)", line.strip())
+                found += [match[1]] if match else []
+    return found
+
+
+COMMANDS = [
+    (named(page), command)
+    for page in (*PAGES, *ROOT.glob("results/**/*.md"))
+    for command in commands_of(page)
+]
+
+
+def test_commands_on_the_pages_have_their_verbs_and_options():
+    from sparsevit_plugin.cli.main import VERBS
+    from sparsevit_plugin.cli.parser import SuggestingParser
+    from sparsevit_plugin.errors import UserError
+
+    wrong, read = [], 0
+    for page, command in COMMANDS:
+        words = re.split(r"\s[|&>]", command)[0]
+        verb, *rest = shlex.split(words, comments=True)
+        found = VERBS.get(verb)
+        if found is not None and found.parts and rest:
+            found = found.parts.get(rest.pop(0))
+        if verb.startswith("-") or "..." in rest or (found is not None and found.own_parser):
+            continue
+        if found is None:
+            wrong.append(f"{page}: benco {command}: no such verb")
+            continue
+        parser = SuggestingParser(prog="benco")
+        importlib.import_module(f"sparsevit_plugin.cli.{found.module}").add_arguments(parser)
+        read += 1
+        try:
+            parser.parse_args(rest)
+        except UserError as error:
+            wrong.append(f"{page}: benco {command}: {error}")
+    assert wrong == []
+    assert read > 100
 
 
 def test_every_public_name_is_in_the_reference():

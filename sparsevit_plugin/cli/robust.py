@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sparsevit_plugin.cli.parser import listed
 from sparsevit_plugin.cli.protocol_run import add_run_arguments
 from sparsevit_plugin.cli.stored_options import (
+    add_allow_mixed,
     add_bootstrap,
     add_scoring,
     check_bootstrap,
@@ -102,6 +103,7 @@ def _add_curves(parser: argparse.ArgumentParser) -> None:
         "--evaluators", choices=EVALUATORS, default="exact", help="whose figures (default: exact)"
     )
     add_bootstrap(group, "bands")
+    add_allow_mixed(group)
     group.add_argument(
         "--digits", type=int, default=3, metavar="N", help="in tables, after the point (default: 3)"
     )
@@ -293,6 +295,7 @@ def _draw(
         sets=listed(args.sets) or None,
         perturbations=_laddered(args.ladders) if args.ladders else None,
         protocol=protocol,
+        allow_mixed=args.allow_mixed,
         level=args.level,
         samples=args.draws,
     )

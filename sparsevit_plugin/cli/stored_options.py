@@ -73,7 +73,7 @@ def add_perturbation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_allow_mixed(parser: argparse.ArgumentParser) -> None:
+def add_allow_mixed(parser: argparse._ActionsContainer) -> None:
     """Declare `--allow-mixed`."""
     parser.add_argument(
         "--allow-mixed",

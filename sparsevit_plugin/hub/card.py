@@ -18,7 +18,8 @@ _TAGS: Final = (
     "pytorch_model_hub_mixin",
 )
 _TASK: Final = "image-segmentation"  # the Hub's word for a map of classes
-_HUB_METRICS: Final = {"pixel_f1": "f1", "pixel_iou": "mean_iou", "pixel_auc": "roc_auc"}
+# The Hub has no word for the IoU of one class: its mean_iou averages over classes.
+_HUB_METRICS: Final = {"pixel_f1": "f1", "pixel_auc": "roc_auc"}
 _CHOSEN: Final = {
     "val": "chosen by pixel F1 on a hold-out of the training data; no test image had a part in it",
     "last": "the last of a fixed number of epochs; nothing was chosen by a result",

@@ -204,6 +204,7 @@ def _robustness(results: Results, table: Table, request: Request) -> Robustness 
         evaluator=one.evaluator,
         rows=request.rows,
         sets=[name for name in table.sets if name in present],
+        allow_mixed=request.allow_mixed,
     )
     found = robustness(curves)
     return found if found.sets else None

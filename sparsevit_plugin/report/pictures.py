@@ -39,6 +39,7 @@ MOST_MODELS: Final = 3
 """So many models are drawn where none is named."""
 
 _QUALITY: Final = 82
+_LEAST_SHOWN: Final = 0.0005  # of a share in per cent with one digit
 _TELLING: Final = 0.01  # a difference of F1 that a reader should know of
 
 Progress = Callable[[int, int], None]
@@ -593,20 +594,25 @@ def _pictures(shown: _Shown, choice: Choice, label: str, side: int) -> tuple[Pic
 
     shown = _shrunk(shown, side)
     prediction = Prediction(choice.name, shown.map, math.nan, shown.threshold)
-    called = f"{choice.area:.1%} of it called tampered"
+    called = f"{_share(choice.area)} of it called tampered"
     grey = np.rint(shown.map * 255).astype(np.uint8)
     return (
         _jpeg(shown.pixels, f"Photograph {choice.name}", "photograph"),
         _png(
             shown.mask,
-            f"Mask: {shown.area:.1%} of the photograph is tampered"
-            if shown.mask.any()
+            f"Mask: {_share(shown.area)} of the photograph is tampered"
+            if shown.area
             else "Mask: nothing is tampered",
             "mask",
         ),
         _jpeg(grey, f"Map of {label}: white where it is sure of tampering", "map"),
         _jpeg(overlay(shown.pixels, prediction), f"Map over the photograph: {called}", "overlay"),
     )
+
+
+def _share(area: float) -> str:
+    """Return a share of the pixels in per cent; one that is not 0 does not read as 0."""
+    return "less than 0.1%" if 0 < area < _LEAST_SHOWN else f"{area:.1%}"
 
 
 def _shrunk(shown: _Shown, side: int) -> _Shown:
@@ -616,12 +622,12 @@ def _shrunk(shown: _Shown, side: int) -> _Shown:
     if scale >= 1:
         return shown
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    mask = Image.fromarray(shown.mask).resize(size, Image.Resampling.NEAREST)
+    covered = Image.fromarray(shown.mask.astype(np.float32)).resize(size, Image.Resampling.BOX)
     values = Image.fromarray(shown.map).resize(size, Image.Resampling.BOX)
     return replace(
         shown,
         pixels=np.asarray(Image.fromarray(shown.pixels).resize(size, Image.Resampling.LANCZOS)),
-        mask=np.asarray(mask),
+        mask=np.asarray(covered) > 0,  # a small region stays to be seen
         map=np.clip(np.asarray(values, np.float32), 0, 1),
     )
 

@@ -161,6 +161,11 @@ def refuse_mixed(apart: Mapping[str, Sequence[str]], departed: Sequence[Departur
         )
 
 
+def unlike_the_rest(apart: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say of each row that `refuse_mixed` would refuse in which terms it differs."""
+    return [f"{label}: {', '.join(words)}, unlike the rest." for label, words in apart.items()]
+
+
 def left_out(
     others: Mapping[tuple[str, str], pd.DataFrame],
     sets: Sequence[str],

@@ -34,7 +34,10 @@ _PREAMBLE = r"""\documentclass{article}
 
 def escape(text: str) -> str:
     """Return text that LaTeX sets as it is written; line ends become spaces."""
-    return "".join(_SPECIAL.get(character, character) for character in " ".join(text.split()))
+    words = " ".join(text.split())
+    # As the first of a row both would be taken for an argument of the command before them.
+    start = "{}" if words[:1] in ("[", "*") else ""
+    return start + "".join(_SPECIAL.get(character, character) for character in words)
 
 
 def to_latex(layout: Layout, label: str, *, standalone: bool = False) -> str:

@@ -11,7 +11,7 @@ given. Every point of a set is drawn alike, so bands of two models move together
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,11 +21,11 @@ from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.results import describe
 from sparsevit_plugin.results.aggregate import (
     Conventions,
+    Selected,
     cell_figures,
     choose_sets,
     codes_of,
     select_rows,
-    threshold_of,
 )
 from sparsevit_plugin.results.bands import (
     IMAGES,
@@ -40,6 +40,7 @@ from sparsevit_plugin.results.conventions import METRICS, UNPERTURBED
 from sparsevit_plugin.results.rows import TableRow, choose_rows, find_rows
 from sparsevit_plugin.results.seeds import over_seeds
 from sparsevit_plugin.results.store import Results
+from sparsevit_plugin.results.terms import Terms, apart
 
 COLUMNS: Final = (
     *("model", "group", "set", "kind", "strength", "perturbation", "metric"),
@@ -160,6 +161,7 @@ def build_curves(
     sets: Sequence[str] | None = None,
     perturbations: Sequence[str] | None = None,
     protocol: str | None = None,
+    allow_mixed: bool = False,
     level: float = 0.95,
     samples: int = 10_000,
     seed: int = 0,
@@ -177,12 +179,15 @@ def build_curves(
         perturbations: Which; None for all that are stored. The photographs as they are always
             belong to them.
         protocol: A protocol's name or file: gives the sets.
+        allow_mixed: Whether rows may differ in terms that `benco table` asks rows to share, which a
+            remark says then.
         level: Of the bands.
         samples: Bootstrap resamples.
         seed: Of the resampling.
 
     Raises:
-        UserError: No row is perturbed, a name is unknown, or a metric cannot be made from the rows.
+        UserError: No row is perturbed, a name is unknown, a metric cannot be made from the rows, or
+            they are of different terms.
     """
     metrics = list(dict.fromkeys([metric] if isinstance(metric, str) else metric))
     if not metrics:
@@ -191,19 +196,23 @@ def build_curves(
     points = _Points.of(
         results, chosen, wanted=rows, sets=sets, perturbations=perturbations, protocol=protocol
     )
+    terms, differing = points.terms(chosen)
+    if not allow_mixed:
+        describe.refuse_mixed(differing, [])
     drawing = Drawing(level, samples, seed)
     frames = [_curves_of(points, one, drawing) for one in chosen]
     frame = pd.concat(frames, ignore_index=True)
+    shared = points.at(terms.threshold)
     return Curves(
         frame=frame,
         captions={
-            one.metric: _caption(points, one, frame, [_about_bands(one, frame, drawing)])
+            one.metric: _caption(shared, one, frame, [_about_bands(one, frame, drawing)])
             for one in chosen
         },
-        plain={one.metric: _caption(points, one, frame, []) for one in chosen},
-        short={one.metric: _short_caption(points, one, frame, drawing) for one in chosen},
-        threshold=_threshold(points, chosen),
-        remarks=_remarks(points),
+        plain={one.metric: _caption(shared, one, frame, []) for one in chosen},
+        short={one.metric: _short_caption(shared, one, frame, drawing) for one in chosen},
+        threshold=terms.threshold,
+        remarks=[*describe.unlike_the_rest(differing), *_remarks(points)],
     )
 
 
@@ -280,6 +289,23 @@ class _Points:
     def labels(self) -> dict[str, str]:
         """Manifest to row label."""
         return {name: row.label for row in self.shown for name in row.manifest_ids}
+
+    def terms(self, chosen: Sequence[Conventions]) -> tuple[Terms, dict[str, list[str]]]:
+        """Return the terms of most rows, and row label to those in which a row differs."""
+        rows = self.rows
+        selected = Selected(self.results.rows.reset_index(drop=True), rows, codes_of(rows))
+        at_threshold = any(one.figure.at_threshold for one in chosen)
+        return apart(selected, self.shown, chosen[0], with_threshold=at_threshold)
+
+    def at(self, threshold: float | None) -> "_Points":
+        """Return the same with the rows of a threshold alone, of which a caption can speak."""
+        if threshold is None:
+            return self
+        parts = {
+            text: part[part["threshold"].isna() | (part["threshold"] == threshold)]
+            for text, part in self.parts.items()
+        }
+        return replace(self, parts=parts)
 
     def refuse_lonely(self, stored: pd.DataFrame) -> None:
         """Refuse to draw a curve of the photographs as they are alone."""
@@ -467,11 +493,6 @@ def _one_unit(units: pd.Series) -> str:
 
 def _unit_words(unit: str) -> str:
     return "images (their source photographs are unknown)" if unit == IMAGES else unit
-
-
-def _threshold(points: _Points, chosen: Sequence[Conventions]) -> float | None:
-    at_threshold = any(one.figure.at_threshold for one in chosen)
-    return threshold_of(points.rows) if at_threshold else None
 
 
 def _remarks(points: _Points) -> list[str]:

@@ -212,13 +212,7 @@ def build_thresholds(
         differences=study.differences(_reference(shown, against)),
         curves=study.curves(),
         caption=f"{caption} {_explained(study, choose_on)}",
-        remarks=[
-            *study.remarks(choose_on),
-            *(
-                f"{label}: {', '.join(words)}, unlike the rest."
-                for label, words in differing.items()
-            ),
-        ],
+        remarks=[*study.remarks(choose_on), *describe.unlike_the_rest(differing)],
         unit=units.word,
     )
 

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from sparsevit_plugin.app import looking
 from sparsevit_plugin.app.looking import Limits, forget, look, view
@@ -89,6 +90,18 @@ def test_what_cannot_be_used_is_named_without_its_folder(localiser, tmp_path, ma
         assert words in str(caught.value).lower() or words in str(caught.value)
         assert str(tmp_path) not in str(caught.value)
     assert not (tmp_path / "pictures").exists()
+
+
+def test_a_photograph_of_too_many_pixels_is_not_decoded(localiser, tmp_path, monkeypatch):
+    Image.new("RGB", (300, 200)).save(tmp_path / "a.png")  # without EXIF
+    loaded = []
+    load = PngImageFile.load
+    monkeypatch.setattr(PngImageFile, "load", lambda self: loaded.append(self) or load(self))
+    with pytest.raises(UserError, match="too many pixels"):
+        look(localiser, tmp_path / "a.png", LIMITS, tmp_path)
+    assert loaded == []
+    look(localiser, tmp_path / "a.png", Limits(pixels=60_000, bytes=200_000), tmp_path)
+    assert loaded
 
 
 def test_sixteen_bits_and_grey(localiser, tmp_path):

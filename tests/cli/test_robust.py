@@ -114,6 +114,10 @@ def test_curves_are_drawn_from_stored_rows(lab, capsys):  # noqa: F811
     assert latex.count("First (n=3) & Plain & ") == 4
     assert "Band" not in latex  # of means only
     assert r"size that it was shrunk to (\% of each side)" in latex
+    (out / "curves.csv").write_text("mine\n")
+    assert cli.main(["robust", *words, "--ladders", "social", "--out", str(out)]) == 2
+    assert "curves.csv: is there and is no such table" in capsys.readouterr().err
+    assert (out / "curves.csv").read_text() == "mine\n"
     # A folder will do as well, and what is finished is not run again.
     assert cli.main(["robust", str(lab.runs / "lab"), "--ladders", "blur"]) == 0
     drawn = {path.name for path in (lab.runs / "lab" / "robustness").glob("*.png")}

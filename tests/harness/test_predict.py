@@ -13,8 +13,8 @@ from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness import evaluate
 from sparsevit_plugin.harness.datasets import BadSample
-from sparsevit_plugin.harness.images import BadImage, read_image
-from sparsevit_plugin.harness.predict import Localiser, Photo, as_pixels, predict
+from sparsevit_plugin.harness.images import BadImage, decode_image, read_image
+from sparsevit_plugin.harness.predict import Localiser, Photo, as_photo, as_pixels, predict
 from sparsevit_plugin.results.store import load
 from tests.conftest import photo_array
 from tests.harness.helpers import save_tiny
@@ -163,6 +163,38 @@ def test_arrays_that_are_no_pictures_are_refused(values, words):
 def test_what_is_no_picture_at_all_is_refused(localiser):
     with pytest.raises(UserError, match="dict is no picture"):
         localiser({"image": 1})
+
+
+def test_pillow_pictures_of_every_mode_are_read_as_their_files_are(tmp_path):
+    ramp = np.linspace(0, 250, 48).reshape(6, 8)
+    pictures = {
+        "I": Image.fromarray(ramp.astype(np.int32)),
+        "F": Image.fromarray(ramp.astype(np.float32)),
+        "I;16": Image.fromarray((ramp * 257).astype(np.uint16)),
+        "L": Image.fromarray(ramp.astype(np.uint8)),
+        "RGBA": Image.fromarray(photo_array(6, 8, 1)).convert("RGBA"),
+        "P": Image.fromarray(photo_array(6, 8, 1)).convert("P"),
+    }
+    for mode, picture in pictures.items():
+        assert picture.mode == mode
+        picture.save(tmp_path / "a.tif")
+        file = decode_image(tmp_path / "a.tif").pixels
+        np.testing.assert_array_equal(as_photo(picture).pixels, file, err_msg=mode)
+
+
+def test_a_tensor_of_half_the_bits_is_taken():
+    values = torch.rand(3, 6, 8)
+    for kind in (torch.bfloat16, torch.float16):
+        expected = np.rint(values.to(kind).double().numpy().transpose(1, 2, 0) * 255)
+        np.testing.assert_array_equal(as_photo(values.to(kind)).pixels, expected)
+
+
+def test_a_damaged_picture_that_nobody_has_decoded_is_one_line(tmp_path, make_photo):
+    whole = make_photo(tmp_path / "a.jpg", (64, 64)).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with Image.open(tmp_path / "cut.jpg") as picture, pytest.raises(UserError) as caught:
+        as_photo(picture)
+    assert "picture 0: cannot be decoded: " in str(caught.value)
 
 
 def test_the_same_file_may_be_given_twice(localiser, tmp_path, make_photo):

@@ -94,6 +94,22 @@ def test_pictures_show_the_photograph_and_its_mask(tested):
     assert found.size == sum(len(content(picture)) for picture in every)
 
 
+def test_a_region_that_is_smaller_than_a_shown_pixel_is_seen_and_said():
+    mask = np.zeros((800, 1200), bool)
+    mask[401:403, 601:603] = True
+    shown = pictures._Shown(
+        np.zeros((800, 1200, 3), np.uint8), mask, np.zeros(mask.shape, np.float32), 0.5,
+        float(mask.mean()), 0.0,
+    )  # fmt: skip
+    choice = pictures.Choice("a.png", "worst", 0.0, 0.0)
+    _, drawn, _, over = pictures._pictures(shown, choice, "A", 120)
+    assert opened(drawn).any()
+    assert drawn.alt == "Mask: less than 0.1% of the photograph is tampered"
+    assert over.alt.endswith("0.0% of it called tampered")
+    nothing = replace(shown, mask=np.zeros_like(mask), area=0.0)
+    assert pictures._pictures(nothing, choice, "A", 120)[1].alt == "Mask: nothing is tampered"
+
+
 def content(picture):
     return base64.b64decode(picture.address.partition(",")[2])
 

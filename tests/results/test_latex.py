@@ -114,6 +114,7 @@ def test_cells():
 
 
 def test_everything_is_escaped():
+    assert [escape(text) for text in ("[A] b", "*a", "a [b]*")] == ["{}[A] b", "{}*a", "a [b]*"]
     assert escape("a_b & 1% #2 $3 {x}") == r"a\_b \& 1\% \#2 \$3 \{x\}"
     assert escape("\\ ~ ^ < > |") == (
         r"\textbackslash{} \textasciitilde{} \textasciicircum{} \textless{} \textgreater{} "

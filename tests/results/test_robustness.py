@@ -63,6 +63,38 @@ def test_a_point_is_the_mean_over_images_and_the_tables_cell():
     assert set(frame["unit"]) == {PHOTOGRAPHS}
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"selection": "test"}, "checkpoint chosen on test"), ({}, "threshold > 0.3")],
+)
+def test_models_of_other_terms_are_drawn_together_only_where_that_is_asked_for(change, words):
+    def cells(name, **more):
+        return [
+            (
+                manifest(name, **{"selection": "val", **more}),
+                "First",
+                text,
+                [
+                    {**row, "threshold": 0.3 if name == "C" and not change else 0.5}
+                    for row in photographed([0.9 - loss, 0.7 - loss])
+                ],
+            )
+            for text, loss in STRENGTHS.items()
+        ]
+
+    results = perturbed(*cells("A"), *cells("B"), *cells("C", **change))
+    with pytest.raises(UserError, match=f"C .{words}.*--allow-mixed"):
+        build_curves(results)
+    curves = build_curves(results, allow_mixed=True)
+    assert set(curves.frame["model"]) == {"A", "B", "C"}
+    assert curves.remarks == [f"C: {words}, unlike the rest."]
+    assert curves.threshold == 0.5
+    assert f"C: {words}, unlike the rest." in "".join(
+        text.get_text() for text in robustness_plot(curves, "jpeg").texts
+    ).replace("\n", " ")
+    assert build_curves(results, rows=["A", "B"]).remarks == []
+
+
 def test_strengths_rise_and_none_comes_first():
     frame = robustness_curves(falling("A", sets=("First",)))
     assert frame["perturbation"].tolist() == ["none", "jpeg:90", "jpeg:50", "noise:11"]

@@ -13,6 +13,7 @@ from sparsevit_plugin.harness.metrics import pixel_statistics
 from sparsevit_plugin.results.store import Store, load
 from sparsevit_plugin.results.thresholds import (
     CALIBRATION,
+    CHOICES,
     FIXED,
     SET_ORACLE,
     VALIDATION,
@@ -184,6 +185,18 @@ def test_intervals_are_over_photographs_and_hold_the_difference(folder):
     assert one["high"] == pytest.approx(high, abs=0.03)
 
 
+def test_a_sets_interval_depends_on_no_other_set(folder):
+    alone, both = (
+        build_thresholds(load(folder), samples=500, sets=sets) for sets in (["two"], ["one", "two"])
+    )
+    for choice in CHOICES:
+        ends = [
+            [difference(study, "Worse", "two", choice)[end] for end in ("low", "high")]
+            for study in (alone, both)
+        ]
+        assert ends[0] == ends[1]
+
+
 def test_several_seeds_have_a_threshold_each(tmp_path):
     store = Store(tmp_path / "results")
     for seed, change in ((1, None), (2, brightened)):
@@ -274,6 +287,17 @@ def test_the_verb_writes_tables_curves_and_figures(folder, tmp_path, capsys):
     assert len(curves) == 3 * 2 * 257
     assert set(curves.columns) >= {"model", "set", "threshold", "f1", "low", "high"}
     assert "exact" in pd.read_csv(out / "thresholds.csv")["caption"].iloc[0]
+    # The same command replaces its own files, and no other's of the same name.
+    assert main(["thresholds", str(folder), "--out", str(out), "--draws", "200"]) == 0
+    for name in ("thresholds.md", "curves.csv", "curves.pdf"):
+        before = (out / name).read_bytes()
+        (out / name).write_text("mine")
+        changed = (out / "thresholds.csv").stat().st_mtime_ns
+        assert main(["thresholds", str(folder), "--out", str(out), "--draws", "300"]) == 2
+        assert f"--out {out / name}: is there and is no" in capsys.readouterr().err
+        assert (out / name).read_text() == "mine"
+        assert (out / "thresholds.csv").stat().st_mtime_ns == changed
+        (out / name).write_bytes(before)
 
 
 @pytest.mark.parametrize(
