@@ -22,10 +22,11 @@ from sparsevit_plugin.backends.choices import (
 )
 from sparsevit_plugin.backends.openvino import rest_precision
 from sparsevit_plugin.backends.predictor import prepare
+from sparsevit_plugin.backends.torch import BF16
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.config import Config
 from sparsevit_plugin.harness.datasets import collate
-from sparsevit_plugin.harness.devices import PRECISIONS, make_fabric
+from sparsevit_plugin.harness.devices import PRECISIONS, format_of, make_fabric
 from sparsevit_plugin.harness.evaluate import model_inputs, refuse_bad
 from sparsevit_plugin.harness.pipeline import make_dataset, read_sets
 from sparsevit_plugin.harness.sources import ImageSet, each_once, fingerprint
@@ -40,7 +41,7 @@ def choice_of(cfg: Config) -> Choice:
     Raises:
         UserError: There is no such combination.
     """
-    return settle(cfg.backend, cfg.precision, _device(cfg))
+    return settle(cfg.backend, cfg.precision, device_of(cfg))
 
 
 def fabric_for(cfg: Config, purpose: str = "inference") -> Fabric:
@@ -54,8 +55,36 @@ def fabric_for(cfg: Config, purpose: str = "inference") -> Fabric:
         UserError: The device is not there.
     """
     precision = choice_of(cfg).precision
-    precision = precision if precision in PRECISIONS else "32"
-    return make_fabric(_device(cfg), precision, matmul=cfg.matmul, purpose=purpose)
+    return make_fabric(
+        device_of(cfg),
+        precision if precision in PRECISIONS else "32",
+        matmul=matmul_of(cfg, purpose),
+        purpose=purpose,
+        number_format=format_of(precision),
+    )
+
+
+def matmul_of(cfg: Config, purpose: str) -> str:
+    """Return `--matmul` as far as it has a part.
+
+    What is compiled, or bfloat16 from end to end, is computed by oneDNN whatever was asked for, see
+    `backends.torch`.
+    """
+    backend, precision = choice_of(cfg)
+    is_fixed = backend == TORCH and purpose == "inference" and (cfg.compile or precision == BF16)
+    return "onednn" if is_fixed else cfg.matmul
+
+
+def device_of(cfg: Config) -> str:
+    """Return the device that a test computes on; see `device_for`."""
+    return device_for(cfg.device, cfg.backend)
+
+
+def device_for(device: str, backend: str) -> str:
+    """Return what `--device` means with a backend: `auto` is a GPU for PyTorch alone."""
+    if device == "auto":
+        return "cuda" if backend == TORCH and torch.cuda.is_available() else "cpu"
+    return device
 
 
 def predictor_for(
@@ -161,10 +190,3 @@ def _drawn(sets: dict[str, ImageSet], count: int) -> list[tuple[ImageSet, int]]:
     places = [(source, index) for source in sets.values() for index in range(len(source))]
     chosen = np.random.default_rng(_SEED).permutation(len(places))[:count]
     return [places[int(place)] for place in chosen]
-
-
-def _device(cfg: Config) -> str:
-    if cfg.device == "auto":
-        gpu = cfg.backend == TORCH and torch.cuda.is_available()
-        return "cuda" if gpu else "cpu"
-    return cfg.device

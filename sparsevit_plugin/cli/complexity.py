@@ -1,11 +1,11 @@
 """`benco complexity`: parameters, MACs, FLOPs and activation memory of models, counted alike."""
 
 import argparse
-import contextlib
 import fnmatch
 import io
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ALL = "all"
 OWN = "own"
+_RUNS = "runs"
+_METRIC = "pixel_f1"
 _LONGEST_SIDE = 16384  # the counted photograph is drawn: this one takes 0.8 GB
 _SHORT_COUNTERS = {"torch": "torch.utils.flop_counter", "fvcore": "fvcore", "hand": "hand"}
 
@@ -53,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--counter",
         choices=_SHORT_COUNTERS,
-        default="torch",
         help="torch.utils.flop_counter (default), fvcore, or the formulas of SparseViT by hand",
     )
     what = parser.add_mutually_exclusive_group()
@@ -99,14 +100,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_scores(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--runs", default="runs", metavar="DIR", help="where runs are (default: runs)"
-    )
+    parser.add_argument("--runs", metavar="DIR", help=f"where runs are (default: {_RUNS})")
     parser.add_argument(
         "--metric",
-        default="pixel_f1",
         metavar="NAME[,NAME...]",
-        help=f"with --with-protocol: some of {', '.join(METRICS)} (default: pixel_f1)",
+        help=f"with --with-protocol: some of {', '.join(METRICS)} (default: {_METRIC})",
     )
 
 
@@ -133,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
     """
     sides = _sides(args.image_size)
     _check(args, sides)
+    args.runs, args.metric = args.runs or _RUNS, args.metric or _METRIC
     check_time_arguments(args)
     check_plot_arguments(args)
     table = _table(args, sides)
@@ -157,7 +156,7 @@ def _table(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable"
 
     if args.sparsity_table:
         return sparsity_table(sides)
-    counter = _SHORT_COUNTERS[args.counter]
+    counter = _counter(args)
     if args.rows_of:
         return config_table(_protocol_rows(args), counter, args.cache)
     if args.with_protocol:
@@ -189,8 +188,13 @@ def _protocol_rows(args: argparse.Namespace) -> "list[tuple[str, Config]]":
 
 
 def _scored(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable":
-    """Count the models of a protocol's runs, and put their scores beside."""
+    """Count the models of a protocol's runs as they were tested, and put their scores beside.
+
+    With `--models` those rows that are of them, and the models that no row is of.
+    """
     from sparsevit_plugin.complexity.scores import with_scores
+    from sparsevit_plugin.harness.complexity_table import complexity_table, recorded_table
+    from sparsevit_plugin.harness.recorded import recorded_model
     from sparsevit_plugin.results.columns import is_protocol
     from sparsevit_plugin.results.store import load
 
@@ -198,12 +202,15 @@ def _scored(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable
     folder = results_folder(args.with_protocol, Path(args.runs))
     metrics = [word.strip() for word in args.metric.split(",") if word.strip()]
     table = load(folder).table(metrics, protocol=protocol)
-    models = list(dict.fromkeys(row.model for row in table.rows))
-    known = set(_model_names(ALL, args.imports))
-    if args.models:
-        models = _model_names(args.models, args.imports)
-    counted = [name for name in models if name in known or _is_backbone(name)]
-    return with_scores(_counted(args, counted, sides), table)
+    rows = {row.label: recorded_model(row.members[0].manifest) for row in table.rows}
+    wanted = _model_names(args.models, args.imports) if args.models else list(rows.values())
+    of_rows = [row for row in table.rows if not row.is_external and rows[row.label] in wanted]
+    others = [name for name in wanted if name not in rows.values()]
+    costs = recorded_table(of_rows, sides, _counter(args), args.cache, args.imports)
+    if others:
+        more = complexity_table(others, sides, _counter(args), args.cache)
+        costs = replace(costs, rows=[*costs.rows, *more.rows])
+    return with_scores(measured(costs, args), table)
 
 
 def _counted(
@@ -212,8 +219,11 @@ def _counted(
     """Count models, and measure them where `--time` asks for it."""
     from sparsevit_plugin.harness.complexity_table import complexity_table
 
-    counter = _SHORT_COUNTERS[args.counter]
-    return measured(complexity_table(models, sides, counter, args.cache), args)
+    return measured(complexity_table(models, sides, _counter(args), args.cache), args)
+
+
+def _counter(args: argparse.Namespace) -> str:
+    return _SHORT_COUNTERS[args.counter or "torch"]
 
 
 def _model_names(text: str, imports: Sequence[str]) -> list[str]:
@@ -249,19 +259,6 @@ def _model_names(text: str, imports: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _is_backbone(label: str) -> bool:
-    """Say whether a row's label is a word for a backbone of timm's, and so has a cost."""
-    from sparsevit_plugin.cards import is_timm_word
-    from sparsevit_plugin.registration import resolve_model
-
-    if not is_timm_word(label):
-        return False
-    with contextlib.suppress(UserError):  # a checkpoint's label, timm:NAME@FILE
-        resolve_model(label)
-        return True
-    return False
-
-
 def _check(args: argparse.Namespace, sides: Sequence[int | None]) -> None:
     check_digits(args.digits)
     if args.standalone and args.format != "latex":
@@ -273,8 +270,23 @@ def _check(args: argparse.Namespace, sides: Sequence[int | None]) -> None:
         raise UserError(
             "--time and --plot are not of --module-depth, --sparsity-table or --rows-of"
         )
+    _refuse_without_effect(args)
     if args.rows_of and args.image_size != OWN:
         raise UserError("--rows-of counts each row at its own size: leave out --image-size")
+
+
+def _refuse_without_effect(args: argparse.Namespace) -> None:
+    """Refuse options that the table asked for has no use for."""
+    unused: list[tuple[str, bool]] = []
+    if args.sparsity_table:
+        unused += [(name, True) for name in ("models", "counter", "cache", "imports")]
+    if args.module_depth is not None:
+        unused += [("cache", True)]
+    unused += [("metric", not args.with_protocol), ("runs", not (args.with_protocol or args.time))]
+    for name, is_unused in unused:
+        if is_unused and getattr(args, name):
+            flag = "--import" if name == "imports" else f"--{name}"
+            raise UserError(f"{flag} has no effect on this table: leave it out")
 
 
 def _sides(text: str) -> list[int | None]:

@@ -3,7 +3,7 @@
 import argparse
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from sparsevit_plugin.errors import UserError
@@ -78,6 +78,8 @@ def _figure(costs: "CostTable", args: argparse.Namespace, score: str) -> "Figure
         return side_plot(curves(costs))
     card = _published(args.published) if args.published else None
     points = measured_points(costs, score) if score else []
+    if score:
+        _tell_left_out(costs, score, {point.label for point in points})
     if card is not None:
         points += published_points(costs, card)
     return score_plot(points, _axis(score, card))
@@ -124,6 +126,14 @@ def measured_points(costs: "CostTable", score: str) -> list["Point"]:
         for row in costs.rows
         if row.get(score) is not None and row.get("scored_at") in (None, row.get("image_size"))
     ]
+
+
+def _tell_left_out(costs: "CostTable", score: str, drawn: Set[str]) -> None:
+    """Name the rows that have the score and no point, because they were counted at other sizes."""
+    scored = [str(row["model"]) for row in costs.rows if row.get(score) is not None]
+    missing = [name for name in dict.fromkeys(scored) if name not in drawn]
+    if missing:
+        print(f"not drawn, not counted at the size of their scores: {', '.join(missing)}")
 
 
 def published_points(costs: "CostTable", card: "Published") -> list["Point"]:

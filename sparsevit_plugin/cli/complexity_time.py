@@ -2,11 +2,13 @@
 
 import argparse
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsevit_plugin.backends.choices import BACKENDS
 from sparsevit_plugin.errors import UserError
+from sparsevit_plugin.files import prove_writable
 from sparsevit_plugin.model.choices import MATMULS
 
 if TYPE_CHECKING:
@@ -16,10 +18,11 @@ if TYPE_CHECKING:
 _BATCHES = "1,2,4,8"
 _REPEATS = 10
 _TIMEOUT = 600.0
+_ANY_MODEL = "SparseViT"  # with which options are checked that are the same for all models
 # What means nothing without --time; each is None or False where it is not given.
 _OF_TIME = (
     *("batch_sizes", "training", "repeats", "relative_to", "device", "backend", "precision"),
-    *("matmul", "threads", "timeout", "output_dir"),
+    *("matmul", "threads", "timeout", "output_dir", "calibration_data", "calibration_images"),
 )
 
 
@@ -54,6 +57,14 @@ def add_time_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", metavar="NAME", help="one of the backend's, as in benco test (default: auto)"
     )
     group.add_argument(
+        "--calibration-data",
+        metavar="PATH",
+        help="for --precision int8, as in benco test: training photographs",
+    )
+    group.add_argument(
+        "--calibration-images", type=int, metavar="N", help="of these, as in benco test"
+    )
+    group.add_argument(
         "--matmul",
         choices=MATMULS,
         help="which library multiplies matrices on a CPU, as in benco test (default: auto)",
@@ -80,7 +91,7 @@ def check_time_arguments(args: argparse.Namespace) -> None:
     """Refuse values that cannot be used, before anything is counted.
 
     Raises:
-        UserError: For the first of them.
+        UserError: For the first of them; or the folder cannot be written.
     """
     if not args.time:
         for name in _OF_TIME:
@@ -96,25 +107,46 @@ def check_time_arguments(args: argparse.Namespace) -> None:
         raise UserError(
             f"--timeout {args.timeout:g}: give at most {threading.TIMEOUT_MAX:g} seconds"
         )
+    _check_what_computes(args)
+    prove_writable(Path(_request(args).folder), "--output-dir")
+
+
+def _check_what_computes(args: argparse.Namespace) -> None:
+    """Refuse a device, a backend or a reference that is not there, and what they cannot do."""
+    from sparsevit_plugin.backends.choices import INT8, require
+    from sparsevit_plugin.backends.from_config import choice_of
+    from sparsevit_plugin.harness.config import resolve
+    from sparsevit_plugin.harness.cost_child import refuse_without_backward
+    from sparsevit_plugin.harness.measured_cost import device_name
+    from sparsevit_plugin.registration import import_user
+
+    device_name(args.device or "auto")
+    import_user(list(args.imports))
+    subject = replace(_request(args).subject, model=args.relative_to or _ANY_MODEL)
+    cfg = resolve("test", subject.command())
+    backend, precision = choice_of(cfg)
+    require(backend)
+    if args.training:
+        refuse_without_backward(cfg)
+    if (precision == INT8) != bool(args.calibration_data):
+        raise UserError(
+            "--precision int8 needs --calibration-data PATH: training photographs"
+            if precision == INT8
+            else "--calibration-data is of --precision int8"
+        )
 
 
 def measured(costs: "CostTable", args: argparse.Namespace) -> "CostTable":
     """Add measured costs to a table of counts where `--time` asks for them.
 
     Raises:
-        UserError: The device, the backend or the reference is not there, or the folder cannot be
-            written.
+        UserError: The folder cannot be written.
     """
     if not args.time:
         return costs
-    from sparsevit_plugin.files import prove_writable
     from sparsevit_plugin.harness.cost_table import with_measured
-    from sparsevit_plugin.harness.measured_cost import device_name
 
-    device_name(args.device or "auto")  # refuses one that is not there
-    request = _request(args)
-    prove_writable(Path(request.folder), "--output-dir")
-    return with_measured(costs, request)
+    return with_measured(costs, _request(args))
 
 
 def _request(args: argparse.Namespace) -> "Request":
@@ -129,6 +161,12 @@ def _request(args: argparse.Namespace) -> "Request":
         threads=args.threads,
         matmul=args.matmul or "auto",
         imports=tuple(args.imports),
+        words=tuple(
+            word
+            for name in ("calibration_data", "calibration_images")
+            if (value := getattr(args, name)) is not None
+            for word in (f"--{name.replace('_', '-')}", str(value))
+        ),
     )
     settings = Settings(
         batch_sizes=_batch_sizes(args.batch_sizes or _BATCHES),

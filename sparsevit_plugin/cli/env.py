@@ -253,17 +253,16 @@ def gpu_facts() -> list[str]:
 
 def kernel_facts() -> dict[str, str]:
     """Return what computes on the CPU, by purpose, and the measurement that chose it."""
-    from sparsevit_plugin.model.probe import PURPOSES, probed
+    from sparsevit_plugin.model.probe import FORMATS, PURPOSES, probed
 
-    found = probed()
     facts = {}
     for purpose in PURPOSES:
-        kernels = found.kernels("auto", purpose)
-        facts[purpose] = f"{kernels.matmul} ({found.reason(purpose)})"
-    facts["attention"] = (
-        f"by matrix products up to {found.attention_fp32} tokens a group in fp32, "
-        f"{found.attention_bf16} in bf16 (measured)"
-    )
+        for number_format in FORMATS:
+            found = probed(purpose, number_format)
+            facts[f"{purpose} in {number_format}"] = (
+                f"{found.kernels().matmul} ({found.reason()}; attention by matrix products up to "
+                f"{found.attention} tokens a group)"
+            )
     return facts
 
 

@@ -167,15 +167,6 @@ def not_counted_text(groups: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
-def is_complete(groups: Mapping[str, Mapping[str, int]]) -> bool:
-    """Say whether a counter missed nothing but what no counter of products counts.
-
-    Args:
-        groups: What it did not count.
-    """
-    return groups.keys() <= EXPECTED_GROUPS
-
-
 @dataclass(frozen=True)
 class CostTable:
     """Rows with the columns that explain them.

@@ -15,11 +15,6 @@ from sparsevit_plugin.complexity.shapes import Inputs, tensors_in
 
 FVCORE_COUNTER: Final = "fvcore"
 
-PRODUCT_OPERATORS: Final = frozenset(
-    {"conv", "linear", "addmm", "matmul", "bmm", "baddbmm", "einsum"}
-)
-"""fvcore's names of the operations that `torch.utils.flop_counter` counts too."""
-
 _INNER: Final = "model"  # the attribute of `_ByPosition` that holds the model
 
 

@@ -25,17 +25,18 @@ def with_scores(costs: CostTable, table: Table) -> CostTable:
     """Put the figures of a table's rows before the costs of their models.
 
     Args:
-        costs: Rows by the name of a model; one at several sizes has several.
-        table: Rows of the same models.
+        costs: Rows by the labels of `table`'s, then of other models; one at several sizes has
+            several.
+        table: Rows with scores.
 
     Returns:
         A row for each row of `table` and each size of its model, then those of other models.
     """
     scored: list[Row] = []
     for row in table.rows:
-        of_model = [one for one in costs.rows if one["model"] == row.model] or [{}]
-        scored += [{**one, "model": row.label, **_scores(table, row)} for one in of_model]
-    there = {row.model for row in table.rows}
+        of_row = [one for one in costs.rows if one["model"] == row.label] or [{}]
+        scored += [{**one, "model": row.label, **_scores(table, row)} for one in of_row]
+    there = {row.label for row in table.rows}
     others = [one for one in costs.rows if one["model"] not in there]
     columns = (*_columns(table), SCORED_AT, *costs.columns)
     caption = f"{costs.caption} Scores: {table.caption}"

@@ -33,6 +33,8 @@ from sparsevit_plugin.versions import DISTRIBUTION, installed_version
 COUNT_VERSION: Final = 2
 """Raised when the same model would be counted differently: cached counts are then made again."""
 
+_COUNTED_BY: Final = ("torch", "timm", "fvcore", "IMDLBenCo", DISTRIBUTION)
+
 TRAINING_BATCH: Final = 2
 """Photographs in the training pass: some models cannot normalise over a batch of one."""
 
@@ -59,9 +61,10 @@ def cached_count(
 ) -> Complexity:
     """Return what `count_config` does, from a folder of earlier counts where it is there.
 
-    A count is found again by what makes it: the registered model and the file of its class, its
-    arguments without weights files, how its input is made, and the versions of PyTorch, IMDLBenCo
-    and this package. A damaged file is made again. A model whose forward pass fails is not kept.
+    A count is found again by what makes it: the registered model and the Python files beside that
+    of its class, its arguments without weights files, how its input is made, and the versions of
+    the libraries that build, call and count it and of this package. A damaged file is made again. A
+    model whose forward pass fails is not kept.
 
     Args:
         cfg: The configuration of a training or a test.
@@ -137,28 +140,29 @@ def _content(cfg: Config, counter: str = TORCH_COUNTER) -> dict[str, Any]:
         "counter": counter,
         "model": cfg.model,
         "registered": cfg.registered,
-        "source": _source_hash(cfg.model_class),
+        "sources": sources_hash(cfg.model_class),
         "arguments": {name: value for name, value in call.items() if name not in weights},
         "image_size": cfg.image_size,
         "fit": cfg.fit,
         "edge_mask_width": cfg.edge_mask_width,
         "if_predict_label": cfg.if_predict_label,
         "post_function": card.post_function if card else None,
-        "versions": {
-            name: installed_version(name) for name in ("torch", "IMDLBenCo", DISTRIBUTION)
-        },
+        "versions": {name: installed_version(name) for name in _COUNTED_BY},
     }
 
 
-def _source_hash(constructor: Callable[..., Any]) -> str:
-    """Hash the file that defines a model; empty where there is none to read."""
+def sources_hash(constructor: Callable[..., Any]) -> str:
+    """Hash the Python files beside that of a model's class; empty where there is none to read."""
     while isinstance(constructor, functools.partial):
         constructor = constructor.func
     try:
         file = inspect.getsourcefile(constructor)
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
-    except (OSError, TypeError):
+        digest = hashlib.sha256()
+        for path in sorted(Path(file).parent.glob("*.py")) if file else []:
+            digest.update(path.name.encode() + path.read_bytes())
+    except (OSError, TypeError):  # gone meanwhile, or built in
         return ""
+    return digest.hexdigest() if file else ""
 
 
 def _read_cached(file: Path) -> Complexity | None:

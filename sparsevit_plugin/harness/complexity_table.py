@@ -20,6 +20,8 @@ from sparsevit_plugin.harness.complexity import cached_count, count_config, exam
 from sparsevit_plugin.harness.config import Config, resolve
 from sparsevit_plugin.harness.pipeline import build_model
 from sparsevit_plugin.harness.progress import Progress
+from sparsevit_plugin.harness.recorded import fed_words, recorded_model, recorded_words
+from sparsevit_plugin.results.rows import TableRow
 from sparsevit_plugin.versions import installed_version
 
 SPARSEVIT = "SparseViT"
@@ -72,6 +74,55 @@ def config_table(
             gc.collect()
             progress.advance(note=label)
     return CostTable(counted, COLUMNS, caption(counter))
+
+
+def recorded_table(
+    rows: Sequence[TableRow],
+    sides: Sequence[int | None],
+    counter: str,
+    cache: str | None = None,
+    imports: Sequence[str] = (),
+) -> CostTable:
+    """Count the models of stored rows, with the arguments that each was tested with.
+
+    Args:
+        rows: Of a table; each counts under its label.
+        sides: Sides of the input in pixels; None for the one that the row's scores were made at.
+        counter: A key of `complexity.counting.COUNTERS`.
+        cache: A folder of earlier counts.
+        imports: What `--import` was given.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    pairs = [(row, side) for row in rows for side in _recorded_sides(row, sides)]
+    counted = []
+    with Progress(len(pairs), "counting") as progress:
+        for row, side in pairs:
+            manifest = row.members[0].manifest
+            of_model = {"registered": recorded_model(manifest), "words": fed_words(manifest)}
+            counted.append({**_recorded(row, side, counter, cache, imports), **of_model})
+            gc.collect()
+            progress.advance(note=row.label)
+    return CostTable(counted, COLUMNS, caption(counter))
+
+
+def _recorded_sides(row: TableRow, sides: Sequence[int | None]) -> list[int | None]:
+    own = row.members[0].manifest.get("image_size")
+    return [side for side in sides if side is None or side != own or None not in sides]
+
+
+def _recorded(
+    row: TableRow, side: int | None, counter: str, cache: str | None, imports: Sequence[str]
+) -> Row:
+    manifest = row.members[0].manifest
+    words = [*recorded_words(manifest, side), "--test-data-path", "none"]
+    words += [f"--import={name}" for name in imports]
+    try:
+        cfg = resolve("test", words)
+    except UserError as error:
+        return _failed(row.label, None, side or manifest.get("image_size"), counter, error)
+    return _counted(row.label, cfg, counter, cache)
 
 
 def caption(counter: str) -> str:

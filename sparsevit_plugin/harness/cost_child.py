@@ -158,7 +158,8 @@ class Worker:
             self._model = predictor_for(self._cfg, model, None, self._device)
             self._model.train(self._cfg.no_model_eval)
             self._step = self._forward
-        kernels = current_kernels().to_dict() if self._device.type == "cpu" else None
+        by_kernels = self._device.type == "cpu" and self._cfg.backend == TORCH
+        kernels = current_kernels().to_dict() if by_kernels else None
         return {"threads": torch.get_num_threads(), "kernels": kernels}
 
     def _prepare(self, batch_size: int) -> dict[str, Any]:

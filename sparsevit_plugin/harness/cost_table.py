@@ -1,7 +1,7 @@
 """Measured costs beside counted ones: the columns, and the rows of a table with them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ _FACTS: Final = (
     Column("precision", "", "number format"),
     Column("reference", "", "the model that ratios are to"),
     Column("measured", "", "when, in UTC"),
+    Column("versions", "", "of Python, the libraries and this package"),
+    Column("kernels", "", "what computed products and attention on the CPU, by mode"),
 )
 
 
@@ -72,7 +74,7 @@ def with_measured(costs: CostTable, request: Request) -> CostTable:
             if pair is None:
                 rows.append(row)
                 continue
-            note = f"{pair[0].model} at {pair[0].image_size}"
+            note = f"{row['model']} at {pair[0].image_size}"
             cost = measure_stored(
                 pair[0],
                 request.settings,
@@ -92,7 +94,12 @@ def _pair(row: Row, request: Request) -> tuple[Subject, Subject | None] | None:
     if row.get("parameters") is None:
         return None
     side = row["image_size"]
-    subject = replace(request.subject, model=row["model"], image_size=side)
+    subject = replace(
+        request.subject,
+        model=row.get("registered", row["model"]),
+        image_size=side,
+        words=(*request.subject.words, *row.get("words", ())),
+    )
     reference = replace(request.subject, model=request.relative_to, image_size=side)
     return subject, reference if request.relative_to else None
 
@@ -106,13 +113,25 @@ def measured_row(row: Row, cost: MeasuredCost) -> dict[str, Any]:
             for name, value in _values(one).items()
             if not math.isnan(value)
         }
-    facts = {column.name: getattr(cost, column.name) for column in _FACTS}
+    facts = {column.name: _as_text(getattr(cost, column.name)) for column in _FACTS}
     reasons = [
         f"{one.mode}, batch {one.batch_size}: {one.reason}"
         for one in cost.measurements
         if one.reason
     ]
     return {**row, **found, **facts, "reason": "; ".join(filter(None, (row["reason"], *reasons)))}
+
+
+def _as_text(fact: object) -> object:
+    """Write names and their values, which may have names of their own, on a line."""
+    if not isinstance(fact, Mapping):
+        return fact
+    return "; ".join(
+        f"{name}: {', '.join(f'{k} {v}' for k, v in value.items())}"
+        if isinstance(value, Mapping)
+        else f"{name} {value}"
+        for name, value in fact.items()
+    )
 
 
 def value_name(mode: str, name: str, batch_size: int) -> str:

@@ -39,6 +39,7 @@ def make_fabric(
     find_unused_parameters: bool = False,
     matmul: str = "auto",
     purpose: str = "inference",
+    number_format: str = "",
 ) -> Fabric:
     """Return a launched Fabric for this process, its processor set up for the purpose.
 
@@ -49,6 +50,7 @@ def make_fabric(
         find_unused_parameters: Passed to DistributedDataParallel.
         matmul: `auto`, `mkl` or `onednn`: which library multiplies matrices on a CPU.
         purpose: `inference` or `training`.
+        number_format: `fp32` or `bf16`: what a CPU computes in, where the precision does not say.
 
     Raises:
         UserError: If the device is not there, or cannot train in the precision.
@@ -70,8 +72,13 @@ def make_fabric(
     fabric.launch()
     leave_out_cudnn_attention()
     if accelerator == "cpu":
-        set_up_processor(matmul, purpose)
+        set_up_processor(matmul, purpose, number_format or format_of(chosen))
     return fabric
+
+
+def format_of(precision: str) -> str:
+    """Return what a CPU computes most in at a precision: `fp32` or `bf16`."""
+    return "bf16" if precision.startswith("bf16") else "fp32"
 
 
 def accelerator_of(device: str) -> tuple[str, int | None]:

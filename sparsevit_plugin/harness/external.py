@@ -522,7 +522,7 @@ def _manifest(
         "evaluators": "exact",
         "threshold": _THRESHOLD,
         "maps": facts,
-        **run_facts(torch.device("cpu"), "unknown", 1),
+        **run_facts(torch.device("cpu"), "unknown", 1, backend="unknown"),
         # Of the machine that made the maps.
         "device": "unknown",
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from sparsevit_plugin.backends.choices import TORCH
 from sparsevit_plugin.model.kernels import current_kernels
 from sparsevit_plugin.versions import DISTRIBUTION, git_commit, installed_version
 
@@ -47,12 +48,15 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def run_facts(device: torch.device, precision: str, world_size: int) -> dict[str, Any]:
+def run_facts(
+    device: torch.device, precision: str, world_size: int, backend: str = TORCH
+) -> dict[str, Any]:
     """Return the part of a manifest that describes the code, the machine and the command.
 
-    On a CPU `kernels` says which implementations computed, see `model.kernels`.
+    Where PyTorch computes on a CPU, `kernels` says which implementations, see `model.kernels`.
     """
-    kernels = {"kernels": current_kernels().to_dict()} if device.type == "cpu" else {}
+    by_kernels = backend == TORCH and device.type == "cpu"
+    kernels = {"kernels": current_kernels().to_dict()} if by_kernels else {}
     return {
         "code_version": code_version(),
         "libraries": library_versions(),

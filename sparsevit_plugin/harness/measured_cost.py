@@ -12,7 +12,6 @@ two is stored: machines differ and their load varies, ratios of one run do so le
 import contextlib
 import functools
 import hashlib
-import inspect
 import json
 import math
 import os
@@ -28,12 +27,13 @@ import numpy as np
 import torch
 
 from sparsevit_plugin.backends.choices import TORCH
-from sparsevit_plugin.backends.from_config import choice_of
+from sparsevit_plugin.backends.from_config import choice_of, device_of, matmul_of
 from sparsevit_plugin.cards import load_model_card
 from sparsevit_plugin.files import file_name, parse_json, write_json_atomic
 from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
-from sparsevit_plugin.harness.config import Config, resolve
-from sparsevit_plugin.harness.devices import accelerator_of
+from sparsevit_plugin.harness.complexity import sources_hash
+from sparsevit_plugin.harness.config import resolve
+from sparsevit_plugin.harness.devices import accelerator_of, format_of
 from sparsevit_plugin.machine import processor_name
 from sparsevit_plugin.model.probe import choose_kernels
 from sparsevit_plugin.versions import DISTRIBUTION, installed_version
@@ -281,7 +281,7 @@ def measure(
     return MeasuredCost(
         model=subject.model,
         image_size=cfg.image_size,
-        device=device_name(cfg.device),
+        device=device_name(device_of(cfg)),
         threads=model.facts.get("threads", subject.threads or torch.get_num_threads()),
         backend=choice.backend,
         precision=choice.precision,
@@ -451,24 +451,28 @@ def measure_stored(
 
 
 def kernels_of(subject: Subject, modes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the kernels that a process would compute a model with, by mode; none but on a CPU.
+    """Return the kernels that a process would compute a model with, by mode.
+
+    None but of PyTorch on a CPU.
 
     Raises:
         UserError: The model is not registered, or its flags are wrong.
     """
     cfg = resolve("test", subject.command())
-    if accelerator_of(cfg.device)[0] != "cpu":
+    backend, precision = choice_of(cfg)
+    if backend != TORCH or accelerator_of(device_of(cfg))[0] != "cpu":
         return {}
     threads = subject.threads or torch.get_num_threads()
-    return {mode: _kernels(cfg.matmul, mode, threads) for mode in modes}
+    number_format = format_of(precision)
+    return {mode: _kernels(matmul_of(cfg, mode), mode, number_format, threads) for mode in modes}
 
 
 @functools.cache
-def _kernels(matmul: str, purpose: str, threads: int) -> dict[str, Any]:
+def _kernels(matmul: str, purpose: str, number_format: str, threads: int) -> dict[str, Any]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return choose_kernels(matmul, purpose).to_dict()
+        return choose_kernels(matmul, purpose, number_format).to_dict()
     finally:
         torch.set_num_threads(before)
 
@@ -493,7 +497,7 @@ def _content(
         "model": _content_of(subject),
         "reference": _content_of(reference) if reference else None,
         "settings": asdict(settings),
-        "device": device_name(cfg.device),
+        "device": device_name(device_of(cfg)),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "kernels": kernels,
@@ -511,28 +515,13 @@ def _content_of(subject: Subject) -> dict[str, Any]:
         "registered": cfg.registered,
         "arguments": {**plain["constructor_defaults"], **plain["model_arguments"]},
         "options": plain["options"],
-        "sources": _sources_hash(cfg),
+        "sources": sources_hash(cfg.model_class),
     }
-
-
-def _sources_hash(cfg: Config) -> str:
-    """Hash the Python files beside that of a model's class; empty where there is none to read."""
-    constructor: Any = cfg.model_class
-    while isinstance(constructor, functools.partial):
-        constructor = constructor.func
-    try:
-        file = inspect.getsourcefile(constructor)
-    except TypeError:  # built in
-        file = None
-    digest = hashlib.sha256()
-    for path in sorted(Path(file).parent.glob("*.py")) if file else []:
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest() if file else ""
 
 
 def _versions(backend: str) -> dict[str, str]:
     """Return the versions of all that computes; a backend is the distribution that it is of."""
-    names = dict.fromkeys(("torch", backend, "IMDLBenCo", DISTRIBUTION))
+    names = dict.fromkeys(("torch", backend, "timm", "IMDLBenCo", DISTRIBUTION))
     return {"python": platform.python_version(), **{n: installed_version(n) for n in names}}
 
 

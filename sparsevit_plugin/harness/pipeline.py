@@ -307,7 +307,7 @@ class SetEvaluator:
             "selection": tested.selection,
             "threshold": 0.5,
             "config": cfg.to_dict(),
-            **run_facts(self.fabric.device, cfg.precision, self.fabric.world_size),
+            **run_facts(self.fabric.device, cfg.precision, self.fabric.world_size, cfg.backend),
             **tested.facts,
         }
 

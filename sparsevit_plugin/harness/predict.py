@@ -253,7 +253,8 @@ class Localiser:
 
     def facts(self) -> dict[str, Any]:
         """Return what ran, where: versions, device, command, and the checkpoint's file."""
-        facts = run_facts(self._fabric.device, self.config.precision, 1)
+        cfg = self.config
+        facts = run_facts(self._fabric.device, cfg.precision, 1, cfg.backend)
         return {**facts, "checkpoint": self.checkpoint["file"]}
 
     def _predict(self, batch: dict[str, Any]) -> Iterator[Prediction]:

@@ -15,12 +15,13 @@ _LARGEST = 2**31 - 1
 _OF_THE_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "LD_PRELOAD")
 
 
-def set_up_processor(matmul: str, purpose: str) -> Kernels:
+def set_up_processor(matmul: str, purpose: str, number_format: str) -> Kernels:
     """Make this process compute as fast as its processor allows.
 
     Args:
         matmul: "auto", "mkl" or "onednn", see `model.probe`.
         purpose: "inference" or "training".
+        number_format: "fp32" or "bf16": what most is computed in.
 
     Returns:
         The kernels that hold from now on.
@@ -29,7 +30,7 @@ def set_up_processor(matmul: str, purpose: str) -> Kernels:
         UserError: There is no such choice.
     """
     keep_freed_memory()
-    kernels = choose_kernels(matmul, purpose)
+    kernels = choose_kernels(matmul, purpose, number_format)
     use_kernels(kernels)
     return kernels
 

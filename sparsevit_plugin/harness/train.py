@@ -337,9 +337,16 @@ class Trainer:
                 "from its weights alone pass it as --checkpoint"
             ) from error
         if state.kernels and self.fabric.device.type == "cpu":
-            use_kernels(Kernels.from_dict(state.kernels))
+            self._keep_kernels(Kernels.from_dict(state.kernels))
         if state.scaler:
             self.fabric.strategy.precision.load_state_dict(state.scaler)
+
+    def _keep_kernels(self, kernels: Kernels) -> None:
+        if self.cfg.matmul not in ("auto", kernels.matmul):
+            self.evaluator.say(
+                f"--matmul {self.cfg.matmul}: the run began with {kernels.matmul} and keeps it"
+            )
+        use_kernels(kernels)
 
     def _write_run_file(self) -> None:
         if self.fabric.is_global_zero:

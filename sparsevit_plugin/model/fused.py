@@ -350,9 +350,9 @@ def _tap_maps(head: FusionHead, widths: Sequence[int]) -> list[tuple[Tensor, Ten
         biases = [bias] + [torch.zeros_like(bias)] * (len(parts) - 1)
         return list(zip(parts, biases, strict=True))
     maps: list[tuple[Tensor, Tensor | None]] = []
-    dim = head.norm.normalized_shape[0]
+    unscaled = torch.ones_like(head.norm.weight)
     for number in range(1, len(widths) + 1):
-        scale = getattr(head, f"gamma{number}", torch.ones(dim)).detach().double()
+        scale = getattr(head, f"gamma{number}", unscaled).detach().double()
         projection = getattr(head, f"conv_layer{number}", None)
         if projection is None:
             maps.append((scale, None))

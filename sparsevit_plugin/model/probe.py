@@ -1,11 +1,12 @@
 """Choose the kernels of this processor by measuring: a second of work, kept until the next boot.
 
 Processors of one name differ, virtual ones most of all, so no decision follows from a name. What is
-kept is found again by everything that it depends on: the processor's flags and caches, the number
-of threads, the version of PyTorch, and the boot.
+kept is found again by everything that it depends on: what is to be computed, the processor's flags
+and caches, the number of threads, the version of PyTorch, and the boot.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import platform
@@ -28,7 +29,10 @@ from sparsevit_plugin.model.packed import PackedPointwise, can_pack
 
 PURPOSES = ("inference", "training")
 
-VERSION: Final = 1
+FORMATS: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""Number formats that linear layers and attention are computed in."""
+
+VERSION: Final = 2
 """Raised when something else is measured: what was kept before is then measured again."""
 
 _SHAPES: Final = ((1024, 320, 1280), (1024, 1280, 320))
@@ -39,60 +43,65 @@ _GROUPS: Final = ((64, 16), (16, 64), (4, 256), (1, 1024))
 
 _HEADS, _HEAD_DIM = 5, 64
 _REPEATS: Final = 7
+_LONGEST_S: Final = 0.5
+"""What a comparison may take before it is left at fewer repeats: bfloat16 is slow without units."""
+
 _GAIN: Final = 1.05
 """How much faster something other than PyTorch's plain way must be to be chosen."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured, with two operations for a multiply-accumulate.
+    """What was measured for a purpose in a number format: forward, in training backward too.
 
     Attributes:
-        gflops: By purpose and library, of linear layers in single precision.
-        attention_fp32: Tokens of the largest group that is faster by matrix products.
-        attention_bf16: The same in bfloat16.
+        number_format: One of `FORMATS`.
+        gflops: Of linear layers by library, with two operations for a multiply-accumulate.
+        attention: Tokens of the largest group that is faster by matrix products; 0 for none.
         threads: Of the processor.
     """
 
-    gflops: Mapping[str, Mapping[str, float]]
-    attention_fp32: int
-    attention_bf16: int
+    number_format: str
+    gflops: Mapping[str, float]
+    attention: int
     threads: int
 
-    def kernels(self, matmul: str, purpose: str) -> Kernels:
-        """Return the choice for a purpose; `matmul` may name the library."""
+    def kernels(self, matmul: str = "auto") -> Kernels:
+        """Return the choice; `matmul` may name the library."""
         if matmul == "auto":
-            rates = self.gflops[purpose]
-            matmul = "onednn" if rates["onednn"] > _GAIN * rates["mkl"] else "mkl"
-        return Kernels(matmul, self.attention_fp32, self.attention_bf16)
+            is_faster = self.gflops["onednn"] > _GAIN * self.gflops["mkl"]
+            matmul = "onednn" if is_faster else "mkl"
+        limits = {name: self.attention * (name == self.number_format) for name in FORMATS}
+        return Kernels(matmul, attention_fp32=limits["fp32"], attention_bf16=limits["bf16"])
 
-    def reason(self, purpose: str) -> str:
+    def reason(self) -> str:
         """Say in a few words why."""
-        rates = self.gflops[purpose]
-        return ", ".join(f"{name} {rates[name]:.0f} GFLOP/s" for name in LIBRARIES)
+        return ", ".join(f"{name} {self.gflops[name]:.0f} GFLOP/s" for name in LIBRARIES)
 
 
-def choose_kernels(matmul: str, purpose: str) -> Kernels:
+def choose_kernels(matmul: str, purpose: str, number_format: str = "fp32") -> Kernels:
     """Return the kernels for this process.
 
     Args:
         matmul: "auto" measures; the name of a library is taken as it is.
         purpose: "inference" or "training".
+        number_format: What most is computed in, one of `FORMATS`.
 
     Raises:
         UserError: There is no such choice.
     """
     check_choice("matmul", matmul, MATMULS)
     check_choice("purpose", purpose, PURPOSES)
-    return probed().kernels(matmul, purpose)
+    check_choice("number_format", number_format, FORMATS)
+    return probed(purpose, number_format).kernels(matmul)
 
 
-def probed() -> Probe:
+def probed(purpose: str, number_format: str = "fp32") -> Probe:
     """Return what was measured on this processor since it started; measure where nothing was.
 
     Processes that ask at once measure once: two at a time would measure each other.
     """
-    content = _identity()
+    content = {"purpose": purpose, "number_format": number_format, **_identity()}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     file = user_cache() / f"kernels-{digest}.json"
     try:
@@ -100,25 +109,26 @@ def probed() -> Probe:
         with FileLock(f"{file}.lock"):
             found = _read(file)
             if found is None:
-                found = measure()
+                found = measure(purpose, number_format)
                 with contextlib.suppress(UserError):  # a full disk: what was measured still holds
                     write_json_atomic(file, {"probe": asdict(found), "of": content})
             return found
     except OSError:  # nowhere to keep it
-        return measure()
+        return measure(purpose, number_format)
 
 
-def measure() -> Probe:
+def measure(purpose: str, number_format: str = "fp32") -> Probe:
     """Measure, with the threads that PyTorch has now."""
+    dtype = FORMATS[number_format]
     return Probe(
-        {purpose: _library_rates(purpose) for purpose in PURPOSES},
-        _largest_by_products(torch.float32),
-        _largest_by_products(torch.bfloat16),
+        number_format,
+        _library_rates(purpose, dtype),
+        _largest_by_products(purpose, dtype),
         torch.get_num_threads(),
     )
 
 
-def _library_rates(purpose: str) -> dict[str, float]:
+def _library_rates(purpose: str, dtype: torch.dtype) -> dict[str, float]:
     """Return GFLOP/s of linear layers by library.
 
     In inference oneDNN's have their weights packed, where they can be; in training both gradients
@@ -128,7 +138,8 @@ def _library_rates(purpose: str) -> dict[str, float]:
     runs: dict[str, list[Callable[[], None]]] = {name: [] for name in LIBRARIES}
     for rows, inputs, outputs in _SHAPES:
         operations += 2 * rows * inputs * outputs * (3 if purpose == "training" else 1)
-        grid, weight, bias = _draw(1, rows, 1, inputs), _draw(outputs, inputs), _draw(outputs)
+        shapes = ((1, rows, 1, inputs), (outputs, inputs), (outputs,))
+        grid, weight, bias = (_draw(*shape).to(dtype) for shape in shapes)
         for name, listed in runs.items():
             listed.append(_linear_run(name, (grid, weight, bias), purpose))
     seconds = _interleaved({name: _in_turn(listed) for name, listed in runs.items()})
@@ -149,17 +160,24 @@ def _linear_run(
                 layer(grid) if layer else linear(grid, weight, bias)
 
         return run
+    return _step(linear, tensors, kernels)
+
+
+def _step(
+    call: Callable[..., Tensor], tensors: tuple[Tensor, ...], kernels: Kernels
+) -> Callable[[], None]:
+    """Return what runs a call forward and backward."""
     leaves = [tensor.clone().requires_grad_() for tensor in tensors]
 
     def step() -> None:
         with torch.enable_grad(), using_kernels(kernels):
-            result = linear(*leaves)
+            result = call(*leaves)
             torch.autograd.grad(result, leaves, torch.ones_like(result))
 
     return step
 
 
-def _largest_by_products(dtype: torch.dtype) -> int:
+def _largest_by_products(purpose: str, dtype: torch.dtype) -> int:
     """Return the tokens of the largest group up to which products are faster than fused attention.
 
     0 where they are not faster even for the smallest.
@@ -170,7 +188,7 @@ def _largest_by_products(dtype: torch.dtype) -> int:
         tensors = (heads, heads.clone(), heads.clone())
         choices = {"fused": Kernels(), "products": Kernels("mkl", tokens, tokens)}
         seconds = _interleaved(
-            {name: _attention_run(kernels, tensors) for name, kernels in choices.items()}
+            {name: _attention_run(kernels, tensors, purpose) for name, kernels in choices.items()}
         )
         if seconds["fused"] < _GAIN * seconds["products"]:
             break
@@ -178,10 +196,16 @@ def _largest_by_products(dtype: torch.dtype) -> int:
     return largest
 
 
-def _attention_run(kernels: Kernels, tensors: tuple[Tensor, Tensor, Tensor]) -> Callable[[], None]:
+def _attention_run(
+    kernels: Kernels, tensors: tuple[Tensor, Tensor, Tensor], purpose: str
+) -> Callable[[], None]:
+    call = functools.partial(attend, mask=None)
+    if purpose == "training":
+        return _step(call, tensors, kernels)
+
     def run() -> None:
         with torch.no_grad(), using_kernels(kernels):
-            attend(*tensors, None)
+            call(*tensors)
 
     return run
 
@@ -208,11 +232,14 @@ def _interleaved(runs: Mapping[str, Callable[[], None]]) -> dict[str, float]:
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
+    began = time.perf_counter()
     for _ in range(_REPEATS):
         for name, run in runs.items():
             start = time.perf_counter()
             run()
             taken[name].append(time.perf_counter() - start)
+        if time.perf_counter() - began > _LONGEST_S:
+            break
     return {name: min(values) for name, values in taken.items()}
 
 
@@ -237,9 +264,8 @@ def _identity() -> dict[str, Any]:
 def _read(file: Path) -> Probe | None:
     try:
         found = Probe(**parse_json(file.read_text(encoding="utf-8"))["probe"])
-        for purpose in PURPOSES:
-            found.kernels("auto", purpose)
-            found.reason(purpose)
+        found.kernels()
+        found.reason()
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
     return found

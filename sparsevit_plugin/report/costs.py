@@ -123,21 +123,10 @@ def _read(path: Path) -> list[dict[str, str]]:
 def _counted(row: TableRow, imports: Sequence[str]) -> Cost:
     from sparsevit_plugin.harness.complexity import count_config
     from sparsevit_plugin.harness.config import resolve
+    from sparsevit_plugin.harness.recorded import recorded_words
 
-    manifest = row.members[0].manifest
-    words = [f"--model={manifest.get('registered_model', row.model)}"]
+    words = recorded_words(row.members[0].manifest)
     words += [f"--import={name}" for name in imports]
-    words += [
-        f"--{name.replace('_', '-')}={manifest[name]}"
-        for name in ("fit", "image_size")
-        if manifest.get(name)
-    ]
-    arguments = manifest.get("model_arguments")
-    words += [
-        f"--{name.replace('_', '-')}={value}"
-        for name, value in (arguments.items() if isinstance(arguments, Mapping) else ())
-        if isinstance(value, str | int | float) and "path" not in name
-    ]
     try:
         found = count_config(resolve("test", words, needs_data=False))
     except UserError as error:

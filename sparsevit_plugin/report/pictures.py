@@ -422,10 +422,11 @@ def _draft(
 def _localiser(manifest: Mapping[str, Any], weights: Path, wish: Wish) -> "Localiser | str":
     """Load a checkpoint as the test did; return why where that cannot be done."""
     from sparsevit_plugin.harness.predict import Localiser
+    from sparsevit_plugin.harness.recorded import recorded_arguments, recorded_model
 
     options = _mapping(_mapping(manifest.get("config")).get("options"))
     given: dict[str, Any] = {
-        "model": manifest.get("registered_model") or manifest.get("model"),
+        "model": recorded_model(manifest),
         "imports": list(wish.imports) or None,
         "device": wish.device,
         "if_predict_label": options.get("if_predict_label") or None,
@@ -433,11 +434,7 @@ def _localiser(manifest: Mapping[str, Any], weights: Path, wish: Wish) -> "Local
     }
     for name in ("fit", "image_size", "tile", "tile_overlap"):
         given[name] = manifest.get(name)
-    given |= {
-        name: value
-        for name, value in _mapping(manifest.get("model_arguments")).items()
-        if isinstance(value, str | int | float | bool) and "path" not in name
-    }
+    given |= recorded_arguments(manifest)
     try:
         return Localiser(weights, threshold=float(manifest.get("threshold", 0.5)), **given)
     except UserError as error:

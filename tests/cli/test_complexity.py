@@ -7,6 +7,8 @@ import pytest
 from IMDLBenCo.registry import MODELS
 
 from sparsevit_plugin.cli.main import main
+from sparsevit_plugin.harness.complexity import count_config
+from sparsevit_plugin.harness.complexity_table import model_config
 from sparsevit_plugin.results.store import Store
 from tests.complexity.helpers import Fails
 from tests.harness.helpers import register_plain_convolution
@@ -114,11 +116,65 @@ def test_scores_stand_beside_costs(tmp_path, capsys):
         store.write(manifest(name, image_size=side), "casia", rows)
     command = ["complexity", "--with-protocol", str(tmp_path / "runs"), "--format", "csv"]
     assert main(command) == 0
-    first, second = rows_of(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    first, second = rows_of(out)
     assert (first["model"], first["pixel_f1:casia"]) == ("SparseViT_tiny", "0.75")
-    assert (first["scored_at"], first["image_size"]) == ("64", "128")
-    assert int(first["macs"]) == 78_315_520
+    assert (first["scored_at"], first["image_size"]) == ("64", "64")
+    at_64 = int(first["macs"])
+    assert 0 < at_64 < 78_315_520 / 3
     assert (second["model"], second["pixel_f1:casia"], second["macs"]) == ("Unknown", "0.75", "")
+    assert "Unknown" in second["reason"]
+    assert "benco: warning: Unknown: " in err
+    assert main([*command, "--image-size", "own,64,128"]) == 0
+    sides = [
+        (row["model"], row["image_size"], row["macs"]) for row in rows_of(capsys.readouterr().out)
+    ]
+    assert sides[:2] == [
+        ("SparseViT_tiny", "64", str(at_64)),
+        ("SparseViT_tiny", "128", "78315520"),
+    ]
+
+
+def test_rows_are_counted_with_the_arguments_that_they_were_tested_with(tmp_path, capsys):
+    store = Store(tmp_path / "runs/a/results")
+    arguments = {"s_blocks3": [1, 1, 1, 1], "s_blocks4": [1, 1], "head": "last"}
+    for name, own in (("published", {}), ("dense", arguments)):
+        of_model = {"registered_model": "SparseViT_tiny", "image_size": 128, "fit": "resize"}
+        stored = manifest(name, **of_model, model_arguments=own)
+        store.write(stored, "casia", [counted("Tp/1", 3, 1, 1, 5)])
+    command = ["complexity", "--with-protocol", str(tmp_path / "runs"), "--format", "csv"]
+    assert main(command) == 0
+    found = {row["model"]: row for row in rows_of(capsys.readouterr().out)}
+    assert int(found["published"]["macs"]) == 78_315_520
+    flags = ["--s-blocks3", "1,1,1,1", "--s-blocks4", "1,1", "--head", "last"]
+    by_hand = count_config(model_config("SparseViT_tiny", 128, flags))
+    assert int(found["dense"]["macs"]) == by_hand.macs
+    assert int(found["dense"]["parameters"]) == by_hand.parameters
+    # With --models: rows of these, and models that no row is of.
+    assert main([*command, "--models", "AllTampered"]) == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert {row["model"]: row["macs"] for row in rows} == {
+        "published": "",
+        "dense": "",
+        "AllTampered": "0",
+    }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--sparsity-table", "--models", "Trufor"],
+        ["--sparsity-table", "--counter", "fvcore"],
+        ["--sparsity-table", "--cache", "counts"],
+        ["--models", "SparseViT_tiny", "--module-depth", "1", "--cache", "counts"],
+        ["--models", "SparseViT_tiny", "--metric", "pixel_auc"],
+        ["--models", "SparseViT_tiny", "--runs", "runs"],
+    ],
+    ids=" ".join,
+)
+def test_options_without_effect_are_refused(words, capsys):
+    assert main(["complexity", *words]) == 2
+    assert f"{words[-2]} has no effect on this table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -172,18 +172,17 @@ def test_the_script_folder_is_the_installers():
 
 
 def test_kernels_are_shown_with_their_reason(monkeypatch, capsys):
-    found = Probe(
-        {
-            "inference": {"mkl": 100.0, "onednn": 200.0},
-            "training": {"mkl": 300.0, "onednn": 200.0},
-        },
-        attention_fp32=64,
-        attention_bf16=0,
-        threads=2,
-    )
-    monkeypatch.setattr("sparsevit_plugin.model.probe.probed", lambda: found)
+    mkl = {"inference": 100.0, "training": 300.0}
+
+    def found(purpose, number_format):
+        rates = {"mkl": mkl[purpose], "onednn": 200.0}
+        return Probe(number_format, rates, {"fp32": 64, "bf16": 0}[number_format], threads=2)
+
+    monkeypatch.setattr("sparsevit_plugin.model.probe.probed", found)
     assert main(["env"]) == 0
     shown = capsys.readouterr().out
-    assert "onednn (mkl 100 GFLOP/s, onednn 200 GFLOP/s)" in shown
-    assert "mkl (mkl 300 GFLOP/s, onednn 200 GFLOP/s)" in shown
-    assert "64 tokens a group in fp32, 0 in bf16" in shown
+    words = " ".join(shown.split())
+    assert "inference in fp32 onednn (mkl 100 GFLOP/s, onednn 200 GFLOP/s; attention" in words
+    assert "training in bf16 mkl (mkl 300 GFLOP/s, onednn 200 GFLOP/s; attention" in words
+    assert words.count("by matrix products up to 64 tokens a group") == 2
+    assert words.count("by matrix products up to 0 tokens a group") == 2

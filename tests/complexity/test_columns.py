@@ -12,7 +12,6 @@ from sparsevit_plugin.complexity.columns import (
     CostTable,
     counted_row,
     failed_row,
-    is_complete,
 )
 from sparsevit_plugin.results import html, latex, render
 
@@ -95,10 +94,3 @@ def test_rows_may_know_more_than_counts(table):
 def test_what_is_not_zero_never_shows_as_zero(macs, digits, text):
     layout = CostTable([{"model": "a", "macs": macs}], COLUMNS, "Cost.").layout(digits)
     assert layout.blocks[0].rows[0].cells[0].parts[0].text == text
-
-
-def test_a_count_is_complete_when_only_the_expected_is_missing():
-    assert is_complete({})
-    assert is_complete({"softmax": {"aten._softmax": 1}, "losses": {"aten.nll_loss": 1}})
-    for group in ("fourier", "products", "torchvision.deform_conv2d"):
-        assert not is_complete({group: {"some": 1}})

@@ -1,6 +1,8 @@
 """Counts of configurations: their models' own input, and the folder of earlier counts."""
 
 import dataclasses
+import functools
+import importlib
 import json
 from pathlib import Path
 
@@ -89,6 +91,21 @@ def test_a_weights_file_or_another_version_of_torch(tmp_path, monkeypatch):
     monkeypatch.setattr(complexity, "installed_version", lambda name: "another")
     cached_count(tiny_config(), tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_changed_file_beside_the_models_makes_another_count(tmp_path, monkeypatch):
+    package = tmp_path / "forensics_of_mine"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "width.py").write_text("WIDTH = 3\n")
+    (package / "model.py").write_text("class Mine:\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    constructor = functools.partial(importlib.import_module("forensics_of_mine.model").Mine, 1)
+    before = complexity.sources_hash(constructor)
+    assert complexity.sources_hash(constructor) == before
+    (package / "width.py").write_text("WIDTH = 8\n")
+    assert complexity.sources_hash(constructor) != before
+    assert complexity.sources_hash(int) == ""
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"complexity": {"macs": 1}}', "\x00"])

@@ -4,14 +4,17 @@ import json
 import math
 import os
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness import cost_child, measured_cost
 from sparsevit_plugin.harness.cost_child import Worker, warmed_up
 from sparsevit_plugin.harness.measured_cost import (
+    MODES,
     MeasuredCost,
     Measurement,
     Settings,
@@ -20,6 +23,7 @@ from sparsevit_plugin.harness.measured_cost import (
     measure_stored,
     stored_cost,
 )
+from sparsevit_plugin.machine import processor_name
 from tests.harness.helpers import register_plain_convolution
 
 MIB = 1 << 20
@@ -298,7 +302,7 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
     ]
     assert [stored_cost(*other, folder) for other in others] == [None] * len(others)
 
-    for name, changed in (("_sources_hash", "changed"), ("_kernels", {"matmul": "mkl"})):
+    for name, changed in (("sources_hash", "changed"), ("_kernels", {"matmul": "mkl"})):
         with monkeypatch.context() as patch:
             patch.setattr(measured_cost, name, lambda *_, changed=changed: changed)
             assert stored_cost(subject(), settings, None, folder) is None
@@ -332,6 +336,19 @@ def test_the_kernels_are_those_that_the_process_answers():
     found = measured_cost.kernels_of(of, ("inference", "training"))
     assert found["inference"] == Worker().answer(question)["kernels"]
     assert found["training"]["matmul"] == "onednn"
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_other_backends_compute_on_the_processor_and_without_kernels(monkeypatch, backend):
+    """Also where there is a GPU, which `--device auto` means for PyTorch alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
+    of = replace(subject(), device="auto", backend=backend)
+    content = measured_cost._content(of, Settings(), None, measured_cost.kernels_of(of, MODES))
+    assert (content["device"], content["kernels"]) == (processor_name(), {})
+    by_torch = replace(of, backend="torch")
+    assert measured_cost._content(by_torch, Settings(), None, {})["device"] == "a GPU"
+    assert measured_cost.kernels_of(by_torch, MODES) == {}
 
 
 def test_the_files_beside_the_class_are_part_of_the_key(models):

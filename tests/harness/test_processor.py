@@ -10,19 +10,21 @@ from sparsevit_plugin.backends.from_config import fabric_for
 from sparsevit_plugin.harness import processor
 from sparsevit_plugin.harness.config import resolve
 from sparsevit_plugin.harness.devices import make_fabric
+from sparsevit_plugin.harness.manifest import run_facts
 from sparsevit_plugin.model.kernels import Kernels, attend, current_kernels
 
 
 def test_a_fabric_for_the_cpu_sets_up_the_kernels(monkeypatch):
     asked = []
 
-    def choose(matmul, purpose):
-        asked.append((matmul, purpose))
+    def choose(*words):
+        asked.append(words)
         return Kernels("onednn", 16, 64)
 
     monkeypatch.setattr(processor, "choose_kernels", choose)
+    make_fabric("cpu", "bf16-mixed", matmul="onednn", purpose="training")
     make_fabric("cpu", "32", matmul="onednn", purpose="training")
-    assert asked == [("onednn", "training")]
+    assert asked == [("onednn", "training", "bf16"), ("onednn", "training", "fp32")]
     assert current_kernels() == Kernels("onednn", 16, 64)
 
 
@@ -50,19 +52,34 @@ def test_gradients_of_attention_are_finite_far_below_zero(tokens):
     assert torch.isfinite(parts.grad).all()
 
 
-@pytest.mark.parametrize("purpose", ["inference", "training"])
-def test_a_tests_fabric_obeys_matmul(monkeypatch, purpose):
-    asked = []
-
-    def choose(matmul, purpose):
-        asked.append((matmul, purpose))
-        return Kernels()
-
-    monkeypatch.setattr(processor, "choose_kernels", choose)
-    words = ["--model", "SparseViT_tiny", "--device", "cpu", "--matmul", "mkl"]
+@pytest.mark.parametrize(
+    ("purpose", "flags", "asked"),
+    [
+        ("inference", [], ("mkl", "inference", "fp32")),
+        ("training", [], ("mkl", "training", "fp32")),
+        ("inference", ["--precision", "bf16-mixed"], ("mkl", "inference", "bf16")),
+        # Computed by oneDNN whatever was asked for, and so it stands in the manifest.
+        ("inference", ["--precision", "bf16"], ("onednn", "inference", "bf16")),
+        ("inference", ["--compile"], ("onednn", "inference", "fp32")),
+        ("inference", ["--backend", "openvino"], ("mkl", "inference", "fp32")),
+    ],
+)
+def test_a_tests_fabric_obeys_matmul(monkeypatch, purpose, flags, asked):
+    found = []
+    monkeypatch.setattr(
+        processor, "choose_kernels", lambda *words: found.append(words) or Kernels()
+    )
+    words = ["--model", "SparseViT_tiny", "--device", "cpu", "--matmul", "mkl", *flags]
     cfg = resolve("test", [*words, "--test-data-path", "none"])
     fabric_for(cfg, purpose)
-    assert asked == [("mkl", purpose)]
+    assert found == [asked]
+
+
+def test_kernels_are_told_of_pytorch_alone():
+    device = torch.device("cpu")
+    assert run_facts(device, "32", 1)["kernels"] == current_kernels().to_dict()
+    assert "kernels" not in run_facts(device, "32", 1, "openvino")
+    assert "kernels" not in run_facts(torch.device("meta"), "32", 1)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")

@@ -136,7 +136,7 @@ def test_an_image_that_vanishes_is_not_passed_over(train_set, tmp_path, monkeypa
     assert same_weights(tmp_path / "whole/best.safetensors", out / "best.safetensors")
 
 
-def test_a_resumed_run_keeps_its_kernels(train_set, tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_its_kernels(train_set, tmp_path, monkeypatch, capsys):
     """Another machine's measurement, or another --matmul, does not change the run's arithmetic."""
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -146,6 +146,7 @@ def test_a_resumed_run_keeps_its_kernels(train_set, tmp_path, monkeypatch):
     assert run_train(train_set, out, "--resume", "auto", "--matmul", "mkl") == 0
     assert load_state(out / "resume.pt").kernels["matmul"] == "onednn"
     assert current_kernels().matmul == "onednn"
+    assert "--matmul mkl: the run began with onednn and keeps it" in capsys.readouterr().out
 
 
 def test_activation_checkpointing_trains_the_same_weights(train_set, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sparsevit_plugin.model import packed
-from sparsevit_plugin.model.fused import Pointwise, Window
+from sparsevit_plugin.model.fused import Pointwise, Window, _tap_maps
+from sparsevit_plugin.model.head import FUSIONS
 from sparsevit_plugin.model.kernels import Kernels, using_kernels
 from sparsevit_plugin.model.packed import PackedPointwise, can_pack, pack_layers
 from sparsevit_plugin.model.sparsevit import SparseViT_tiny
@@ -28,21 +29,30 @@ def maps(model, image, **more):
         return model(image=image, **more)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"sparsity": "group"},
-        {"head": "sum"},
-        {"head": "concat"},
-        {"head": "last"},
-        {"head": "mlp"},
-        {"lff_dim": 96},  # the taps of stage 3 have the head's width: no projection
-        {"qkv_bias": False},
-        {"taps3": (1,), "image_pooling": "mean"},
-    ],
-    ids=str,
-)
+VARIANTS = [
+    {},
+    {"sparsity": "group"},
+    {"head": "sum"},
+    {"head": "concat"},
+    {"head": "last"},
+    {"head": "mlp"},
+    {"lff_dim": 96},  # the taps of stage 3 have the head's width: no projection
+    {"head": "sum", "lff_dim": 96},
+    {"qkv_bias": False},
+    {"taps3": (1,), "image_pooling": "mean"},
+]
+
+
+@pytest.mark.parametrize("head", FUSIONS)
+@pytest.mark.parametrize("width", [64, 96])
+def test_what_taps_go_through_stays_on_the_models_device(head, width):
+    model = make_model(head=head, lff_dim=width)
+    widths = [channels for part in model.encoder_net.tap_widths() for channels in part]
+    tensors = [one for pair in _tap_maps(model.lmu.to("meta"), widths) for one in pair]
+    assert {one.device.type for one in tensors if one is not None} == {"meta"}
+
+
+@pytest.mark.parametrize("arguments", VARIANTS, ids=str)
 @pytest.mark.parametrize("pack", [False, True])
 def test_same_map_and_score(arguments, pack):
     model = make_model(**arguments)
