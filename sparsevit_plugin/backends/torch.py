@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import importlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Final
@@ -22,6 +23,13 @@ AUTOCAST: Final = {
 
 BF16: Final = "bf16"
 """Everything in bfloat16, where a model can; autocast converts the operands of products alone."""
+
+MOST_SIZES: Final = 16
+"""Sizes of photographs that are compiled, each for a minute or more; further ones are not."""
+
+_GRAPHS_OF_A_SIZE: Final = 4  # of one image, of several, of any number
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 def prepare_torch(
@@ -68,14 +76,35 @@ def frozen_weights() -> contextlib.AbstractContextManager[Any]:
     """Let the compiler make constants of the weights, which it can pack then.
 
     The setting must hold while a call is traced, which the options of `torch.compile` do not do.
-    Where this PyTorch has no such setting nothing happens.
     """
-    config = importlib.import_module("torch._inductor.config")
+    return _setting("torch._inductor.config", freezing=True)
+
+
+def many_sizes() -> contextlib.AbstractContextManager[Any]:
+    """Let the compiler make a graph for every size; it would fail at the eighth."""
+    return _setting("torch._dynamo.config", recompile_limit=_GRAPHS_OF_A_SIZE * MOST_SIZES)
+
+
+def _setting(module: str, **values: object) -> contextlib.AbstractContextManager[Any]:
+    """Change settings of the compiler in a block; nothing where this PyTorch has none of them."""
     try:
-        patched: contextlib.AbstractContextManager[Any] = config.patch(freezing=True)
+        patched: contextlib.AbstractContextManager[Any] = importlib.import_module(module).patch(
+            **values
+        )
     except AttributeError:
         return contextlib.nullcontext()
     return patched
+
+
+def fix_size(image: Tensor) -> None:
+    """Keep the compiler from graphs in which height and width are unknown.
+
+    It tries that at the second size, and traces SparseViT's arithmetic of token groups for minutes
+    without an end. The number of images stays free: that it manages.
+    """
+    mark = getattr(importlib.import_module("torch._dynamo"), "mark_static", None)
+    if mark is not None:
+        mark(image, [image.dim() - 2, image.dim() - 1])
 
 
 class TorchPredictor(nn.Module):
@@ -94,7 +123,9 @@ class TorchPredictor(nn.Module):
         self.model = model
         self.autocast = autocast
         self.compiled = compiled
-        self._call = compile_whole(model) if compiled else model
+        self._compiled = compile_whole(model) if compiled else None
+        self._sizes: set[tuple[int, ...]] = set()
+        self._told = False
         self.eval()
 
     @torch.no_grad()
@@ -109,13 +140,31 @@ class TorchPredictor(nn.Module):
             `pred_mask` (B, 1, H, W), probabilities in single precision; `pred_label` (B,), or None
             of a model that gives none.
         """
+        call = self._call_for(image)
         with self._scope(image.device.type):
-            output = self._call(image=image, **batch)
+            output = call(image=image, **batch)
         label = output.get("pred_label")
         return {
             "pred_mask": output["pred_mask"].float(),
             "pred_label": None if label is None else label.float(),
         }
+
+    def _call_for(self, image: Tensor) -> Callable[..., Any]:
+        """Return the compiled model, or the model itself for more sizes than can be compiled."""
+        if self._compiled is None:
+            return self.model
+        size = tuple(image.shape[-2:])
+        if size not in self._sizes and len(self._sizes) == MOST_SIZES:
+            if not self._told:
+                _LOG.warning(
+                    "--compile: %d sizes of photographs are compiled; others run without",
+                    MOST_SIZES,
+                )
+                self._told = True
+            return self.model
+        self._sizes.add(size)
+        fix_size(image)
+        return self._compiled
 
     @contextlib.contextmanager
     def _scope(self, kind: str) -> Iterator[None]:
@@ -123,6 +172,8 @@ class TorchPredictor(nn.Module):
         with contextlib.ExitStack() as stack:
             if self.autocast:
                 stack.enter_context(torch.autocast(kind, self.autocast))
+            if self.compiled:
+                stack.enter_context(many_sizes())
             if self.compiled and kind == "cpu":
                 stack.enter_context(frozen_weights())
                 # It runs what follows a convolution inside it, which it does not for a product.

@@ -15,7 +15,7 @@ _LARGEST = 2**31 - 1
 _OF_THE_USER = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "LD_PRELOAD")
 
 
-def set_up_processor(matmul: str, purpose: str, number_format: str) -> Kernels:
+def set_up_processor(matmul: str, purpose: str, number_format: str = "fp32") -> Kernels:
     """Make this process compute as fast as its processor allows.
 
     Args:

@@ -7,6 +7,7 @@ from sparsevit_plugin.backends import torch as backend
 from sparsevit_plugin.model.fused import FusedSparseViT
 from sparsevit_plugin.model.kernels import Kernels, use_kernels
 from sparsevit_plugin.model.packed import PackedPointwise, can_pack
+from sparsevit_plugin.model.sparsevit import SparseViT_tiny
 from tests.backends.conftest import images, small_model
 
 SIZES = ((64, 64), (65, 97))
@@ -84,6 +85,35 @@ def test_weights_are_frozen_while_a_call_is_traced(monkeypatch):
     prepare(small_model(), compiled=True)(image=images(1, 64, 64))
     assert seen == [(True, True)]
     assert not torch._inductor.config.freezing
+
+
+def test_every_size_and_batch_is_compiled_up_to_a_number_of_sizes(monkeypatch, caplog):
+    """Traced, which the backend "eager" does as any: sizes as constants, so that it has an end."""
+    compile_whole, graphs = torch.compile, []
+
+    def eager(graph, examples):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **more: compile_whole(model, **more, backend=eager)
+    )
+    monkeypatch.setattr(backend, "MOST_SIZES", 3)
+    torch.compiler.reset()
+    model = SparseViT_tiny(depth=(1, 1, 1, 1), s_blocks3=(2,), s_blocks4=(1,)).eval()
+    compiled, plain = prepare(model, compiled=True), prepare(model)
+    traced = []
+    for batch, height, width in [
+        *((2, 64, 64), (1, 64, 64), (5, 64, 64), (3, 64, 64)),  # the last as any number
+        *((1, 72, 64), (1, 64, 80), (1, 72, 64), (1, 96, 96), (1, 96, 104)),
+    ]:
+        image = images(batch, height, width)
+        found, expected = (one(image=image)["pred_mask"] for one in (compiled, plain))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        traced.append(len(graphs))
+    assert traced == [1, 2, 3, 3, 4, 5, 5, 5, 5]
+    (line,) = [one.getMessage() for one in caplog.records if one.name == backend.__name__]
+    assert line == "--compile: 3 sizes of photographs are compiled; others run without"
 
 
 def test_a_copy_is_made():
