@@ -51,7 +51,8 @@ class Worker:
         """Build a path and run it once."""
         self.is_upstream = path.startswith("upstream")
         if not self.is_upstream:
-            set_up_processor("auto", "training" if training else "inference")
+            number_format = "bf16" if "bf16" in path.split() else "fp32"
+            set_up_processor("auto", "training" if training else "inference", number_format)
         self.before = _resident()
         model = build(UPSTREAM if self.is_upstream else "SparseViT", Path(weights))
         image, mask = example(batch)

@@ -48,6 +48,17 @@ def test_the_temporary_file_keeps_the_suffix_and_the_folder(tmp_path):
         temporary.touch()
 
 
+@pytest.mark.parametrize("stem", ["x" * 251, "\u5c71" * 83, os.fsdecode(b"\xe9" * 251)])
+def test_the_longest_names_are_written(tmp_path, stem):
+    path = tmp_path / f"{stem}.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+        assert files._TEMPORARY.fullmatch(temporary.name)  # so that it is swept
+    assert path.read_text() == "whole"
+    with temporary_folder(path) as folder:
+        assert folder.is_dir()
+
+
 def test_a_full_disk_is_one_line(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
     wanted = pytest.raises(UserError, match=r"cannot write .*a\.txt: No space left")

@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from sparsevit_plugin.backends.choices import TORCH
+from sparsevit_plugin.backends.choices import OPENVINO, TORCH
 from sparsevit_plugin.backends.from_config import choice_of, device_of, matmul_of
 from sparsevit_plugin.cards import load_model_card
 from sparsevit_plugin.files import file_name, parse_json, write_json_atomic
@@ -521,7 +521,8 @@ def _content_of(subject: Subject) -> dict[str, Any]:
 
 def _versions(backend: str) -> dict[str, str]:
     """Return the versions of all that computes; a backend is the distribution that it is of."""
-    names = dict.fromkeys(("torch", backend, "timm", "IMDLBenCo", DISTRIBUTION))
+    quantised = ("nncf",) if backend == OPENVINO else ()
+    names = dict.fromkeys(("torch", backend, *quantised, "timm", "IMDLBenCo", DISTRIBUTION))
     return {"python": platform.python_version(), **{n: installed_version(n) for n in names}}
 
 

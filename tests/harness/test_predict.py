@@ -102,6 +102,14 @@ def test_photographs_of_one_size_are_seen_together_and_change_nothing(photograph
         np.testing.assert_allclose(one.map, other.map, atol=1e-5)
 
 
+def test_sizes_are_asked_for_only_where_photographs_are_grouped_by_them(
+    photographs, checkpoint, monkeypatch
+):
+    monkeypatch.setattr(Photo, "size", lambda self: pytest.fail("read before its turn"))
+    one_by_one = Localiser(checkpoint, device="cpu", fit="grid")
+    assert len(one_by_one(files_of(photographs))) == len(SIZES)
+
+
 def test_tiles_compose_with_another_backend(checkpoint, tmp_path, make_photo):
     pytest.importorskip("openvino")
     path = make_photo(tmp_path / "a.png", (75, 90))
