@@ -202,10 +202,15 @@ def _scored(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable
     folder = results_folder(args.with_protocol, Path(args.runs))
     metrics = [word.strip() for word in args.metric.split(",") if word.strip()]
     table = load(folder).table(metrics, protocol=protocol)
-    rows = {row.label: recorded_model(row.members[0].manifest) for row in table.rows}
-    wanted = _model_names(args.models, args.imports) if args.models else list(rows.values())
-    of_rows = [row for row in table.rows if not row.is_external and rows[row.label] in wanted]
-    others = [name for name in wanted if name not in rows.values()]
+    names = {row.label: (row.model, recorded_model(row.members[0].manifest)) for row in table.rows}
+    tested = {name for both in names.values() for name in both}
+    wanted = _model_names(args.models, args.imports) if args.models else list(tested)
+    of_rows = [
+        row
+        for row in table.rows
+        if not row.is_external and not set(wanted).isdisjoint(names[row.label])
+    ]
+    others = [name for name in wanted if name not in tested]
     costs = recorded_table(of_rows, sides, _counter(args), args.cache, args.imports)
     if others:
         more = complexity_table(others, sides, _counter(args), args.cache)

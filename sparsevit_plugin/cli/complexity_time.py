@@ -118,10 +118,8 @@ def _check_what_computes(args: argparse.Namespace) -> None:
     from sparsevit_plugin.harness.config import resolve
     from sparsevit_plugin.harness.cost_child import refuse_without_backward
     from sparsevit_plugin.harness.measured_cost import device_name
-    from sparsevit_plugin.registration import import_user
 
     device_name(args.device or "auto")
-    import_user(list(args.imports))
     subject = replace(_request(args).subject, model=args.relative_to or _ANY_MODEL)
     cfg = resolve("test", subject.command())
     backend, precision = choice_of(cfg)

@@ -68,7 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures to write (%(default)s)",
     )
     add("--map-bits", type=int, choices=(8, 16), default=8, help="of the map's PNG (%(default)s)")
-    add("--overwrite", action="store_true", help="do finished photographs again")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="do finished photographs again, and replace what else is in DIR under their names",
+    )
     add_groups(parser, _OPTIONS)
     parser.add_argument(
         "--batch-size",

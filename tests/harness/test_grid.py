@@ -193,11 +193,15 @@ def test_a_transform_that_may_move_pixels_is_a_mistake(real_set):
 
 
 def test_a_photograph_saved_again_has_the_coefficients_of_that_jpeg(real_set):
+    """IMDLBenCo's wrapper draws of two qualities, and hands its encoder RGB where BGR is due."""
     item = build(real_set, transform=build_perturbation("jpeg:30"))[0]
-    Image.open(real_set / "Tp" / "a.jpg").save(real_set / "again.jpg", quality=30)
-    again = luma_of(real_set / "again.jpg")
+    taken = Image.fromarray(np.asarray(Image.open(real_set / "Tp" / "a.jpg"))[..., ::-1])
+    saved = []
+    for quality in (29, 30):
+        taken.save(real_set / "again.jpg", quality=quality)
+        saved.append(luma_of(real_set / "again.jpg"))
+    (again,) = [one for one in saved if np.array_equal(one.table, item["qtables"])]
     np.testing.assert_array_equal(item["DCT_coef"], again.coefficients)
-    np.testing.assert_array_equal(item["qtables"], again.table)
     assert item["input_note"] == NOTE_PERTURBED
 
 
