@@ -54,13 +54,14 @@ def fabric_for(cfg: Config, purpose: str = "inference") -> Fabric:
     Raises:
         UserError: The device is not there.
     """
-    precision = choice_of(cfg).precision
+    backend, precision = choice_of(cfg)
     return make_fabric(
         device_of(cfg),
         precision if precision in PRECISIONS else "32",
         matmul=matmul_of(cfg, purpose),
         purpose=purpose,
-        number_format=format_of(precision),
+        # Of another backend PyTorch computes next to nothing, and no probe is worth its time.
+        number_format=format_of(precision) if backend == TORCH else "fp32",
     )
 
 

@@ -87,12 +87,10 @@ def many_sizes() -> contextlib.AbstractContextManager[Any]:
 
 def _setting(module: str, **values: object) -> contextlib.AbstractContextManager[Any]:
     """Change settings of the compiler in a block; nothing where this PyTorch has none of them."""
-    try:
-        patched: contextlib.AbstractContextManager[Any] = importlib.import_module(module).patch(
-            **values
-        )
-    except AttributeError:
+    config = importlib.import_module(module)
+    if not all(hasattr(config, name) for name in ("patch", *values)):
         return contextlib.nullcontext()
+    patched: contextlib.AbstractContextManager[Any] = config.patch(**values)
     return patched
 
 

@@ -190,7 +190,8 @@ def _protocol_rows(args: argparse.Namespace) -> "list[tuple[str, Config]]":
 def _scored(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable":
     """Count the models of a protocol's runs as they were tested, and put their scores beside.
 
-    With `--models` those rows that are of them, and the models that no row is of.
+    With `--models` those rows that are of them, and the models that were not tested here, as their
+    cards have them.
     """
     from sparsevit_plugin.complexity.scores import with_scores
     from sparsevit_plugin.harness.complexity_table import complexity_table, recorded_table
@@ -202,14 +203,15 @@ def _scored(args: argparse.Namespace, sides: Sequence[int | None]) -> "CostTable
     folder = results_folder(args.with_protocol, Path(args.runs))
     metrics = [word.strip() for word in args.metric.split(",") if word.strip()]
     table = load(folder).table(metrics, protocol=protocol)
-    names = {row.label: (row.model, recorded_model(row.members[0].manifest)) for row in table.rows}
-    tested = {name for both in names.values() for name in both}
-    wanted = _model_names(args.models, args.imports) if args.models else list(tested)
-    of_rows = [
-        row
-        for row in table.rows
-        if not row.is_external and not set(wanted).isdisjoint(names[row.label])
-    ]
+    own = [row for row in table.rows if not row.is_external]
+    names = {row.label: {row.model, recorded_model(row.members[0].manifest)} for row in own}
+    tested = set().union(*names.values())
+    if args.models:
+        wanted = _model_names(args.models, args.imports)
+    else:  # of maps that another program made, the models that are registered here
+        external = {row.model for row in table.rows if row.is_external}
+        wanted = [*tested, *external.intersection(_model_names(ALL, args.imports))]
+    of_rows = [row for row in own if not names[row.label].isdisjoint(wanted)]
     others = [name for name in wanted if name not in tested]
     costs = recorded_table(of_rows, sides, _counter(args), args.cache, args.imports)
     if others:

@@ -3,6 +3,7 @@
 import argparse
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
@@ -130,10 +131,14 @@ def measured_points(costs: "CostTable", score: str) -> list["Point"]:
 
 def _tell_left_out(costs: "CostTable", score: str, drawn: Set[str]) -> None:
     """Name the rows that have the score and no point, because they were counted at other sizes."""
-    scored = [str(row["model"]) for row in costs.rows if row.get(score) is not None]
+    counted = [row for row in costs.rows if row.get("image_size") is not None]
+    scored = [str(row["model"]) for row in counted if row.get(score) is not None]
     missing = [name for name in dict.fromkeys(scored) if name not in drawn]
     if missing:
-        print(f"not drawn, not counted at the size of their scores: {', '.join(missing)}")
+        print(
+            f"not drawn, not counted at the size of their scores: {', '.join(missing)}",
+            file=sys.stderr,
+        )
 
 
 def published_points(costs: "CostTable", card: "Published") -> list["Point"]:

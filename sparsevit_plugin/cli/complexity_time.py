@@ -114,7 +114,7 @@ def check_time_arguments(args: argparse.Namespace) -> None:
 def _check_what_computes(args: argparse.Namespace) -> None:
     """Refuse a device, a backend or a reference that is not there, and what they cannot do."""
     from sparsevit_plugin.backends.choices import INT8, require
-    from sparsevit_plugin.backends.from_config import choice_of
+    from sparsevit_plugin.backends.from_config import calibration_sets, choice_of
     from sparsevit_plugin.harness.config import resolve
     from sparsevit_plugin.harness.cost_child import refuse_without_backward
     from sparsevit_plugin.harness.measured_cost import device_name
@@ -126,12 +126,11 @@ def _check_what_computes(args: argparse.Namespace) -> None:
     require(backend)
     if args.training:
         refuse_without_backward(cfg)
-    if (precision == INT8) != bool(args.calibration_data):
-        raise UserError(
-            "--precision int8 needs --calibration-data PATH: training photographs"
-            if precision == INT8
-            else "--calibration-data is of --precision int8"
-        )
+    if precision == INT8:
+        calibration_sets(cfg)
+    for name in ("calibration-data", "calibration-images"):
+        if precision != INT8 and getattr(args, name.replace("-", "_")) is not None:
+            raise UserError(f"--{name} is of --precision int8")
 
 
 def measured(costs: "CostTable", args: argparse.Namespace) -> "CostTable":

@@ -25,8 +25,8 @@ def with_scores(costs: CostTable, table: Table) -> CostTable:
     """Put the figures of a table's rows before the costs of their models.
 
     Args:
-        costs: Rows by the labels of `table`'s, then of other models; one at several sizes has
-            several.
+        costs: Rows by the labels of `table`'s, those of another program's maps by their model;
+            then of other models. One at several sizes has several.
         table: Rows with scores.
 
     Returns:
@@ -34,9 +34,10 @@ def with_scores(costs: CostTable, table: Table) -> CostTable:
     """
     scored: list[Row] = []
     for row in table.rows:
-        of_row = [one for one in costs.rows if one["model"] == row.label] or [{}]
+        name = row.model if row.is_external else row.label
+        of_row = [one for one in costs.rows if one["model"] == name] or [{}]
         scored += [{**one, "model": row.label, **_scores(table, row)} for one in of_row]
-    there = {row.label for row in table.rows}
+    there = {row.model if row.is_external else row.label for row in table.rows}
     others = [one for one in costs.rows if one["model"] not in there]
     columns = (*_columns(table), SCORED_AT, *costs.columns)
     caption = f"{costs.caption} Scores: {table.caption}"

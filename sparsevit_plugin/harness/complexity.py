@@ -157,12 +157,15 @@ def sources_hash(constructor: Callable[..., Any]) -> str:
         constructor = constructor.func
     try:
         file = inspect.getsourcefile(constructor)
-        digest = hashlib.sha256()
-        for path in sorted(Path(file).parent.glob("*.py")) if file else []:
-            digest.update(path.name.encode() + path.read_bytes())
-    except (OSError, TypeError):  # gone meanwhile, or built in
+    except TypeError:  # built in
+        file = None
+    if file is None:
         return ""
-    return digest.hexdigest() if file else ""
+    digest = hashlib.sha256()
+    for path in sorted(Path(file).parent.glob("[!.]*.py")):
+        with contextlib.suppress(OSError):  # a folder or a dangling link is not what is run
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _read_cached(file: Path) -> Complexity | None:

@@ -26,8 +26,14 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from sparsevit_plugin.backends.choices import OPENVINO, TORCH
-from sparsevit_plugin.backends.from_config import choice_of, device_of, matmul_of
+from sparsevit_plugin.backends.choices import INT8, OPENVINO, TORCH
+from sparsevit_plugin.backends.from_config import (
+    calibration_facts,
+    calibration_sets,
+    choice_of,
+    device_of,
+    matmul_of,
+)
 from sparsevit_plugin.cards import load_model_card
 from sparsevit_plugin.files import file_name, parse_json, write_json_atomic
 from sparsevit_plugin.harness.child_process import ChildError, ChildProcess
@@ -263,6 +269,7 @@ def measure(
     """
     cfg = resolve("test", subject.command())
     choice = choice_of(cfg)
+    is_reference = reference is not None and _is_same(subject, reference)
     found: list[Measurement] = []
     kernels: dict[str, dict[str, Any]] = {}
     for mode in settings.modes:
@@ -271,11 +278,11 @@ def measure(
             if model.facts.get("kernels"):
                 kernels[mode] = model.facts["kernels"]
             other = None
-            if reference is not None and reference != subject:
+            if reference is not None and not is_reference:
                 other = _Runner(stack, reference, mode, settings.timeout)
             for batch_size in settings.batch_sizes:
                 one = _measurement(model, other, mode, batch_size, settings.repeats)
-                found.append(_as_reference(one) if reference == subject else one)
+                found.append(_as_reference(one) if is_reference else one)
                 if advance is not None:
                     advance()
     return MeasuredCost(
@@ -505,10 +512,21 @@ def _content(
     }
 
 
+def _is_same(one: Subject, other: Subject) -> bool:
+    """Say whether two are the same model, fed alike, in whatever words."""
+    return one == other or {**_content_of(one), "subject": None} == {
+        **_content_of(other),
+        "subject": None,
+    }
+
+
 def _content_of(subject: Subject) -> dict[str, Any]:
     cfg = resolve("test", subject.command())
     plain = cfg.to_dict()
+    calibrated = choice_of(cfg).precision == INT8
+    calibration = calibration_facts(cfg, calibration_sets(cfg)) if calibrated else None
     return {
+        "calibration": calibration,
         "subject": asdict(subject),
         "model": cfg.model,
         "image_size": cfg.image_size,

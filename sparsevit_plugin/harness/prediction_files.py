@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,7 @@ _SETTINGS: Final = "settings.json"
 _TABLES: Final = ("predictions.csv", "predictions.jsonl")
 _LISTING: Final = "passed-over.csv"
 _LISTED: Final = ("photograph", "reason")
+_ESCAPE: Final = re.compile(r"\\u(dc[89a-f][0-9a-f])")  # of a byte that is no UTF-8
 _OWN: Final = (_SETTINGS, *_TABLES, _LISTING, "records", "maps", "masks", "overlays")
 _LONGEST_NAME: Final = 255  # bytes of a file's name, on nearly every file system
 _HEAT: Final = (255, 32, 96)
@@ -223,7 +225,7 @@ class PredictionFolder:
             write_text_atomic(self.folder / name, text)
         tried = {os.path.abspath(photo.path) for photo in photos}  # noqa: PTH100 (not the links')
         rows = [
-            *(row for row in self._listed() if os.path.abspath(row["photograph"]) not in tried),  # noqa: PTH100
+            *(row for row in self._listed() if _absolute(row) not in tried),
             *({"photograph": _as_text(one.path), "reason": one.reason} for one in bad),
         ]
         if rows:
@@ -267,7 +269,8 @@ class PredictionFolder:
         return [
             {name: row[name] for name in _LISTED}
             for row in rows
-            if all(row.get(name) for name in _LISTED) and Path(row["photograph"]).exists()
+            # Not Path.exists, which raises for a name that no file can have.
+            if all(row.get(name) for name in _LISTED) and os.path.exists(_absolute(row))  # noqa: PTH110
         ]
 
     def _refuse_other_file(self, photo: Photo, record: Mapping[str, Any]) -> None:
@@ -323,6 +326,12 @@ def _identity(record: Mapping[str, Any]) -> tuple[str, object]:
 def _as_text(path: Path) -> str:
     """Return a path as a table can hold it: bytes that are no UTF-8 as escapes."""
     return str(path).encode(errors="backslashreplace").decode()
+
+
+def _absolute(row: Mapping[str, str]) -> str:
+    """Return the path of a row of the list, of which `_as_text` made a text."""
+    path = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), row["photograph"])
+    return os.path.abspath(path)  # noqa: PTH100 (links keep their names)
 
 
 def _sha256_of(photo: Photo) -> str:

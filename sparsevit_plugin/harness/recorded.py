@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sparsevit_plugin.cards import load_model_card
+from sparsevit_plugin.cards import ModelCard, load_model_card
 from sparsevit_plugin.errors import UserError
 from sparsevit_plugin.harness.options import show, written
 
@@ -16,7 +16,8 @@ def recorded_model(manifest: Mapping[str, Any]) -> str:
 def recorded_arguments(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return the constructor arguments of a manifest's model without its files of weights.
 
-    Python objects, of which a manifest has the text alone, are left out too.
+    Such a file is what the card calls one, and any text under a name with "path". Mappings, which
+    no word of a command gives, are left out too.
     """
     arguments = manifest.get("model_arguments")
     if not isinstance(arguments, Mapping):
@@ -25,12 +26,16 @@ def recorded_arguments(manifest: Mapping[str, Any]) -> dict[str, Any]:
         card = load_model_card(recorded_model(manifest))
     except UserError:
         card = None
-    files = set(card.weight_arguments) if card else set()
     return {
         str(name): value
         for name, value in arguments.items()
-        if name not in files and "path" not in str(name) and _is_plain(value)
+        if _is_plain(value) and not _is_file(str(name), value, card)
     }
+
+
+def _is_file(name: str, value: object, card: ModelCard | None) -> bool:
+    is_known = card is not None and name in card.weight_arguments
+    return is_known or ("path" in name and isinstance(value, str))
 
 
 def _is_plain(value: object) -> bool:

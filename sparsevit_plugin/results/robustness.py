@@ -202,15 +202,18 @@ def build_curves(
     drawing = Drawing(level, samples, seed)
     frames = [_curves_of(points, one, drawing) for one in chosen]
     frame = pd.concat(frames, ignore_index=True)
-    shared = points.at(terms.threshold)
+    common = points.at(terms.threshold)
+    about = {one.metric: common if one.figure.at_threshold else points for one in chosen}
     return Curves(
         frame=frame,
         captions={
-            one.metric: _caption(shared, one, frame, [_about_bands(one, frame, drawing)])
+            one.metric: _caption(about[one.metric], one, frame, [_about_bands(one, frame, drawing)])
             for one in chosen
         },
-        plain={one.metric: _caption(shared, one, frame, []) for one in chosen},
-        short={one.metric: _short_caption(shared, one, frame, drawing) for one in chosen},
+        plain={one.metric: _caption(about[one.metric], one, frame, []) for one in chosen},
+        short={
+            one.metric: _short_caption(about[one.metric], one, frame, drawing) for one in chosen
+        },
         threshold=terms.threshold,
         remarks=[*describe.unlike_the_rest(differing), *_remarks(points)],
     )
@@ -305,7 +308,7 @@ class _Points:
             text: part[part["threshold"].isna() | (part["threshold"] == threshold)]
             for text, part in self.parts.items()
         }
-        return replace(self, parts=parts)
+        return replace(self, parts={text: part for text, part in parts.items() if len(part)})
 
     def refuse_lonely(self, stored: pd.DataFrame) -> None:
         """Refuse to draw a curve of the photographs as they are alone."""

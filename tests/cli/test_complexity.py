@@ -9,6 +9,7 @@ from IMDLBenCo.registry import MODELS
 from sparsevit_plugin.cli.main import main
 from sparsevit_plugin.harness.complexity import count_config
 from sparsevit_plugin.harness.complexity_table import model_config
+from sparsevit_plugin.harness.recorded import recorded_words
 from sparsevit_plugin.results.store import Store
 from tests.complexity.helpers import Fails
 from tests.harness.helpers import register_plain_convolution
@@ -158,6 +159,42 @@ def test_rows_are_counted_with_the_arguments_that_they_were_tested_with(tmp_path
         "dense": "",
         "AllTampered": "0",
     }
+
+
+def test_maps_of_another_program_stand_beside_the_cost_of_the_model_of_that_name(tmp_path, capsys):
+    store = Store(tmp_path / "runs/a/results")
+    for name in ("AllTampered", "Secret"):
+        store.write(manifest(name, kind="external"), "casia", [counted("Tp/1", 3, 1, 1, 5)])
+    command = ["complexity", "--with-protocol", str(tmp_path / "runs"), "--format", "csv"]
+    for words in ([], ["--models", "AllTampered"]):
+        assert main([*command, *words]) == 0
+        found = {row["model"]: row for row in rows_of(capsys.readouterr().out)}
+        (known,) = (row for name, row in found.items() if name.startswith("AllTampered"))
+        (unknown,) = (row for name, row in found.items() if name.startswith("Secret"))
+        assert (known["macs"], known["pixel_f1:casia"]) == ("0", "0.75")
+        assert (unknown["macs"], unknown["pixel_f1:casia"]) == ("", "0.75")
+
+
+def test_arguments_of_a_manifest_but_for_its_files():
+    arguments = {
+        "drop_path": 0.3,
+        "s_blocks3": [1, 2],
+        "pretrained_path": "a.pth",
+        "norm": {"a": 1},
+    }
+    tested = {"registered_model": "SparseViT_tiny", "model_arguments": arguments, "fit": "pad"}
+    assert recorded_words({**tested, "image_size": 64}) == [
+        *("--model", "SparseViT_tiny", "--image-size", "64", "--fit", "pad"),
+        *("--drop-path=0.3", "--s-blocks3=[1, 2]"),
+    ]
+    without_card = {"model": "Mine", "model_arguments": {"path": "a.pth", "path_rate": 0.5}}
+    assert recorded_words(without_card, 32) == [
+        "--model",
+        "Mine",
+        "--image-size",
+        "32",
+        "--path-rate=0.5",
+    ]
 
 
 @pytest.mark.parametrize(

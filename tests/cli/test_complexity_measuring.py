@@ -94,6 +94,11 @@ def test_defaults_and_given_values_reach_the_request():
         (["--time", "--backend", "openvino", "--training"], "openvino 32 only predicts"),
         (["--time", "--backend", "openvino", "--precision", "int8"], "--calibration-data PATH"),
         (["--time", "--calibration-data", "d"], "--calibration-data is of --precision int8"),
+        (["--time", "--calibration-images", "3"], "--calibration-images is of --precision int8"),
+        (
+            ["--time", "--backend=openvino", "--precision=int8", "--calibration-data=nowhere"],
+            "nowhere: no such folder or file",
+        ),
         (["--time", "--output-dir", "/dev/null/x"], "--output-dir /dev/null/x cannot be written"),
     ],
 )
@@ -142,7 +147,7 @@ def test_rows_that_have_no_place_in_a_plot_of_scores_are_named(tmp_path, capsys)
     rows = [{**row, "pixel_f1:x": 0.4, "scored_at": 512} for row in (ROWS[0], ROWS[2])]
     args = parse("--plot", str(tmp_path / "a.pdf"))
     draw(CostTable(rows, (), ""), args, "pixel_f1:x")
-    assert "not counted at the size of their scores: SparseViT\n" in capsys.readouterr().out
+    assert "not counted at the size of their scores: SparseViT\n" in capsys.readouterr().err
 
 
 def test_published_scores_stand_at_the_cost_of_the_model_of_that_name():

@@ -221,6 +221,20 @@ def test_names_that_no_result_can_have_are_passed_over(photos, checkpoint, tmp_p
         f"{longer}yyyy.png": "its name is too long for its results' files: rename it",
     }
     assert "2 passed over" in capsys.readouterr().out
+    # Listed until a run that tries them can use them: one on other photographs keeps the list.
+    long_bytes = os.fsencode(photos) + b"/" + b"\xe9" * 100 + b".png"
+    shutil.copy(photos / "0.png", long_bytes)
+    assert run(checkpoint, out, photos) == 1
+    assert run(checkpoint, out, photos / "0.png") == 0
+    rows = list(csv.DictReader((out / "passed-over.csv").open(newline="")))
+    assert len(rows) == 3
+    Path(os.fsdecode(bytes_name)).rename(photos / "cafe.png")
+    Path(os.fsdecode(long_bytes)).unlink()
+    assert run(checkpoint, out, photos) == 1
+    rows = list(csv.DictReader((out / "passed-over.csv").open(newline="")))
+    assert [row["reason"] for row in rows] == [
+        "its name is too long for its results' files: rename it"
+    ]
 
 
 def test_a_photograph_that_is_called_otherwise_now_stands_once(

@@ -312,6 +312,16 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("fake")
+def test_a_reference_in_other_words_is_still_the_reference():
+    """As a stored row has it, with every argument by name."""
+    named = replace(subject(), words=("--fit", "resize"))
+    cost = measure(named, Settings(batch_sizes=(1,), repeats=2), subject())
+    assert (cost.of("inference", 1).ratio, cost.of("inference", 1).ratio_low) == (1, 1)
+    other = measure(subject(size=64), Settings(batch_sizes=(1,), repeats=2), subject())
+    assert other.of("inference", 1).ratio > 1.5
+
+
+@pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize("fail", ["1", "2", "3", "4"])
 def test_a_cost_with_a_reason_is_not_kept(fail, tmp_path):
     settings = Settings(batch_sizes=(1, 2), repeats=1)

@@ -62,6 +62,11 @@ def test_gradients_of_attention_are_finite_far_below_zero(tokens):
         ("inference", ["--precision", "bf16"], ("onednn", "inference", "bf16")),
         ("inference", ["--compile"], ("onednn", "inference", "fp32")),
         ("inference", ["--backend", "openvino"], ("mkl", "inference", "fp32")),
+        (
+            "inference",
+            ["--backend", "openvino", "--precision", "int8"],
+            ("mkl", "inference", "fp32"),
+        ),
     ],
 )
 def test_a_tests_fabric_obeys_matmul(monkeypatch, purpose, flags, asked):
