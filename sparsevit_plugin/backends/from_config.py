@@ -77,15 +77,11 @@ def matmul_of(cfg: Config, purpose: str) -> str:
 
 
 def device_of(cfg: Config) -> str:
-    """Return the device that a test computes on; see `device_for`."""
-    return device_for(cfg.device, cfg.backend)
-
-
-def device_for(device: str, backend: str) -> str:
-    """Return what `--device` means with a backend: `auto` is a GPU for PyTorch alone."""
-    if device == "auto":
-        return "cuda" if backend == TORCH and torch.cuda.is_available() else "cpu"
-    return device
+    """Return the device that a test computes on: `auto` is a GPU for PyTorch alone."""
+    if cfg.device == "auto":
+        gpu = cfg.backend == TORCH and torch.cuda.is_available()
+        return "cuda" if gpu else "cpu"
+    return cfg.device
 
 
 def predictor_for(

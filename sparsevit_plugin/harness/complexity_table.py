@@ -4,7 +4,8 @@ import contextlib
 import gc
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -44,14 +45,12 @@ def complexity_table(
     Raises:
         UserError: The folder cannot be written.
     """
-    pairs = [(name, side) for name in models for side in _distinct(name, sides)]
-    rows = []
-    with Progress(len(pairs), "counting") as progress:
-        for name, side in pairs:
-            rows.append(_row(name, side, counter, cache))
-            gc.collect()  # models are large, and those that failed hang in circles
-            progress.advance(note=name)
-    return CostTable(rows, COLUMNS, caption(counter))
+    counts = [
+        (name, partial(_row, name, side, counter, cache))
+        for name in models
+        for side in _distinct(own_size(name), sides)
+    ]
+    return _table(counts, counter)
 
 
 def config_table(
@@ -67,13 +66,8 @@ def config_table(
     Raises:
         UserError: The folder cannot be written.
     """
-    counted = []
-    with Progress(len(rows), "counting") as progress:
-        for label, cfg in rows:
-            counted.append(_counted(label, cfg, counter, cache))
-            gc.collect()
-            progress.advance(note=label)
-    return CostTable(counted, COLUMNS, caption(counter))
+    counts = [(label, partial(_counted, label, cfg, counter, cache)) for label, cfg in rows]
+    return _table(counts, counter)
 
 
 def recorded_table(
@@ -95,34 +89,38 @@ def recorded_table(
     Raises:
         UserError: The folder cannot be written.
     """
-    pairs = [(row, side) for row in rows for side in _recorded_sides(row, sides)]
-    counted = []
-    with Progress(len(pairs), "counting") as progress:
-        for row, side in pairs:
-            manifest = row.members[0].manifest
-            of_model = {"registered": recorded_model(manifest), "words": fed_words(manifest)}
-            counted.append({**_recorded(row, side, counter, cache, imports), **of_model})
-            gc.collect()
-            progress.advance(note=row.label)
-    return CostTable(counted, COLUMNS, caption(counter))
+    counts = [
+        (row.label, partial(_recorded, row, side, counter, cache, imports))
+        for row in rows
+        for side in _distinct(row.members[0].manifest.get("image_size"), sides)
+    ]
+    return _table(counts, counter)
 
 
-def _recorded_sides(row: TableRow, sides: Sequence[int | None]) -> list[int | None]:
-    own = row.members[0].manifest.get("image_size")
-    return [side for side in sides if side is None or side != own or None not in sides]
+def _table(counts: Sequence[tuple[str, Callable[[], Row]]], counter: str) -> CostTable:
+    """Make counts one after another, each under a name for the progress."""
+    rows = []
+    with Progress(len(counts), "counting") as progress:
+        for name, count_one in counts:
+            rows.append(count_one())
+            gc.collect()  # models are large, and those that failed hang in circles
+            progress.advance(note=name)
+    return CostTable(rows, COLUMNS, caption(counter))
 
 
 def _recorded(
     row: TableRow, side: int | None, counter: str, cache: str | None, imports: Sequence[str]
 ) -> Row:
+    """Count a stored row; what a process needs to build its model goes along."""
     manifest = row.members[0].manifest
+    of_model = {"registered": recorded_model(manifest), "words": fed_words(manifest)}
     words = [*recorded_words(manifest, side), "--test-data-path", "none"]
     words += [f"--import={name}" for name in imports]
     try:
         cfg = resolve("test", words)
     except UserError as error:
         return _failed(row.label, None, side or manifest.get("image_size"), counter, error)
-    return _counted(row.label, cfg, counter, cache)
+    return {**_counted(row.label, cfg, counter, cache), **of_model}
 
 
 def caption(counter: str) -> str:
@@ -140,9 +138,8 @@ def own_size(name: str) -> int | None:
     return card.image_size if card else None
 
 
-def _distinct(name: str, sides: Sequence[int | None]) -> list[int | None]:
-    """Leave out a size that is the model's own where its own is asked for too."""
-    own = own_size(name)
+def _distinct(own: int | None, sides: Sequence[int | None]) -> list[int | None]:
+    """Leave out a size that is a row's own where its own is asked for too."""
     return [side for side in sides if side is None or side != own or None not in sides]
 
 
